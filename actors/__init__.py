@@ -1,0 +1,1 @@
+"""The method on Ray: gate, pools, pump, buffer, policy store, trainer, evaluator."""

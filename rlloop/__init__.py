@@ -1,0 +1,1 @@
+"""Online reward post-training of text-to-music models: the method. Knows torch, not Ray."""
