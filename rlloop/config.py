@@ -1,0 +1,309 @@
+"""The configuration: its schema with units, YAML presets, dotted overrides, and checks across fields.
+
+Every field is documented beside it; an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generator(Section):
+    """Which text-to-music model is improved."""
+
+    target: str = Field("mini", description="'mini' (bundled) or a dotted path package.module:function that builds one")
+    text_encoder: str = Field("auto", description="mini only: auto, words (fallback), or a folder with MiniLM")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the target")
+
+
+class Sampling(Section):
+    """How latents are drawn: solver, guidance, conditioning score."""
+
+    solver: Literal["euler", "heun"] = "euler"
+    num_steps: int = Field(12, ge=1, description="solver steps from noise to data")
+    guidance: float = Field(3.0, ge=0, description="CFG weight w; below 1 only the conditional branch runs")
+    score: float | None = Field(1.5, description="conditioning score s; null samples without one")
+    negative_prompt: str = Field("", description="prompt of the negative branch; empty uses the stored empty features")
+
+
+class Role(Section):
+    """Actors of one pool and what each takes."""
+
+    num_actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.25, ge=0, description="logical CPUs that each actor reserves")
+    num_gpus: float = Field(0.0, ge=0, description="GPU share that each actor reserves")
+    threads: int = Field(1, ge=1, description="torch threads inside each actor")
+
+
+class Sampler(Role):
+    clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")
+
+
+class Scorer(Role):
+    rewards: list[str] = Field(
+        default_factory=lambda: ["tunejury_mini", "alignment_mini"],
+        description="built-in names or dotted paths package.module:Class",
+        min_length=1,
+    )
+
+
+class Trainer(Section):
+    """Ray Train workers, DeepSpeed inside."""
+
+    num_workers: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, ge=0, description="logical CPUs of each worker")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
+    threads: int = Field(2, ge=1, description="torch threads of each worker")
+    zero_stage: Literal[1, 2] = 1
+    weight_decay: float = Field(1e-6, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_eps: float = Field(1e-8, gt=0)
+    clip_grad_norm: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints inside a generation")
+    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept beside the stages' first and last")
+    max_failures: int = Field(8, ge=0, description="restarts of the worker group before the run ends")
+
+
+class Phase(Section):
+    """Updates at one learning rate on a mixture of selections."""
+
+    updates: int = Field(60, ge=1, description="optimizer steps")
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup: int = Field(0, ge=0, description="updates of linear warm-up")
+    batch_size: int = Field(16, ge=1, description="examples of the global batch, over all workers")
+    sources: dict[str, float] = Field(
+        default_factory=lambda: {"current": 1.0},
+        description="'current', 'previous' or 'generation:K' -> weight in the mixture",
+    )
+
+
+class Selection(Section):
+    """Which rollouts of a closed cohort are trained on."""
+
+    top_fraction: float = Field(0.1, gt=0, le=1)
+    per: Literal["cohort", "prompt"] = Field("cohort", description="rank over the whole cohort or inside each ticket")
+    window: int = Field(0, ge=0, description="threshold from the quantile of the last N rollouts; 0: the cohort alone")
+    min_examples: int = Field(1, ge=1)
+    on_too_few: Literal["stop", "skip"] = "stop"
+    rank_by: dict[str, float] = Field(
+        default_factory=lambda: {"tunejury_mini": 1.0},
+        description="score name -> weight; several are blended as z-scores over the cohort",
+        min_length=1,
+    )
+
+
+class Stage(Section):
+    """A run of generations with one algorithm."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    algorithm: str = Field("expert_iteration", description="built-in name or dotted path package.module:Class")
+    generations: int = Field(1, ge=1, description="versions that this stage publishes")
+    tickets: int = Field(40, ge=1, description="prompt groups of each generation")
+    phases: list[Phase] = Field(default_factory=lambda: [Phase()], min_length=1)
+    selection: Selection = Field(default_factory=Selection)
+    text_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained on the empty prompt")
+    score_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained without a score")
+    label_score: str = Field("tunejury_mini", description="the score that an example carries as its label")
+
+
+class Loop(Section):
+    max_staleness: int = Field(1, ge=0, description="versions that a rollout may lag; 0 is synchronous and on-policy")
+    max_attempts: int = Field(3, ge=1, description="attempts of a ticket before it counts as failed")
+    segment_slots: int = Field(512, ge=8, description="slots of one Ray Data execution")
+    wait_timeout_s: float = Field(120.0, gt=0, description="deadline of waits between processes")
+    stall_timeout_s: float = Field(900.0, gt=0, description="no commit and no step for so long ends the run")
+    max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
+
+
+class Evaluation(Role):
+    """Fixed (prompt, seed) pairs, scored with a pinned version; nothing here is ever selected or trained on."""
+
+    num_prompts: int = Field(20, ge=1, description="held-out prompts")
+    seeds_per_prompt: int = Field(3, ge=1)
+    batch: int = Field(6, ge=1, description="clips per forward batch")
+    scores: list[str] = Field(default_factory=lambda: ["tunejury_mini", "alignment_mini", "judge_mini"], min_length=1)
+    in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
+    audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+class Config(Section):
+    """One run. `python -m rlloop.main --dry-run` prints it resolved."""
+
+    seed: int = Field(0, ge=0)
+    run_dir: str | None = Field(None, description="where the run lives; default $RLLOOP_RUNS or runs/, plus the preset")
+    prompts: str | None = Field(None, description="file of prompts to train on; default: the shipped ones")
+    heldout_prompts: str | None = Field(None, description="file of prompts to evaluate on; default: the shipped ones")
+    generator: Generator = Field(default_factory=Generator)
+    sampling: Sampling = Field(default_factory=Sampling)
+    sampler: Sampler = Field(default_factory=Sampler)
+    scorer: Scorer = Field(default_factory=Scorer)
+    trainer: Trainer = Field(default_factory=Trainer)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    loop: Loop = Field(default_factory=Loop)
+    stages: list[Stage] = Field(default_factory=lambda: [Stage(name="expert_iteration")], min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        for problem in cross_checks(self):
+            raise ValueError(problem)
+        return self
+
+    def digest(self) -> str:
+        """sha256 of what decides the results (not where the run lives or which resources it takes)."""
+        decisive = self.model_dump(mode="json", exclude={"run_dir", "trainer": {"max_failures", "keep_checkpoints"}})
+        for role in ("sampler", "scorer", "evaluation"):
+            for key in ("num_actors", "num_cpus", "num_gpus"):
+                decisive[role].pop(key, None)
+        return hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def cross_checks(config: Config) -> list[str]:
+    """Combinations that cannot work; each line names both numbers and what to change."""
+    problems = []
+    clips = config.sampler.clips_per_prompt
+    names = [name.rsplit(":", 1)[-1] for name in config.scorer.rewards]
+    if len(names) == len(config.scorer.rewards) and len({s.name for s in config.stages}) < len(config.stages):
+        problems.append("stages: two stages have one name; give each its own")
+    for stage in config.stages:
+        where = f"stages.{stage.name}"
+        for key in {*stage.selection.rank_by, stage.label_score} - set(names):
+            problems.append(f"{where}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another")
+        candidates = stage.tickets * clips
+        pool = candidates if stage.selection.per == "cohort" else clips
+        groups = 1 if stage.selection.per == "cohort" else stage.tickets
+        kept = max(1, int(pool * stage.selection.top_fraction + 1e-9)) * groups
+        if stage.algorithm in ("expert_iteration",) and kept < stage.selection.min_examples:
+            problems.append(
+                f"{where}: top_fraction {stage.selection.top_fraction} of {candidates} rollouts leaves {kept}, fewer than "
+                f"min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
+            )
+        for number, phase in enumerate(stage.phases):
+            if phase.batch_size % config.trainer.num_workers:
+                problems.append(
+                    f"{where}.phases.{number}: batch_size {phase.batch_size} is not a multiple of trainer.num_workers "
+                    f"{config.trainer.num_workers}; change one of the two"
+                )
+            if not phase.sources or sum(phase.sources.values()) <= 0 or min(phase.sources.values()) < 0:
+                problems.append(f"{where}.phases.{number}: sources {phase.sources} need weights >= 0 with a sum above 0")
+            for source in phase.sources:
+                if source not in ("current", "previous") and not source.removeprefix("generation:").isdigit():
+                    problems.append(
+                        f"{where}.phases.{number}: source '{source}' is none of current, previous, generation:K"
+                    )
+    return problems
+
+
+def load(config: str | os.PathLike | None = None, overrides: list[str] | None = None) -> Config:
+    """Reads a preset or file, applies `a.b=value` overrides, validates.
+
+    Raises:
+        ValueError: one line that says what was found, what was expected and what to change.
+    """
+    path = find_preset(config or "mini")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: holds a {type(raw).__name__}; expected a mapping such as 'seed: 0'")
+    for override in overrides or []:
+        apply_override(raw, override)
+    return build(raw, source=str(path))
+
+
+def build(raw: dict[str, Any], source: str = "configuration") -> Config:
+    """Validates a plain mapping; turns pydantic's report into one line about the first problem."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {explain(error)}") from None
+
+
+def find_preset(config: str | os.PathLike) -> Path:
+    """A path as given, or the name of a preset in configs/."""
+    path = Path(config)
+    for candidate in (path, PRESETS / path.name, PRESETS / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+    raise ValueError(f"no configuration file '{config}'; give a path or one of the presets: {known}")
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets `a.b.0.c=value` in the raw mapping; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override '{override}' has no '='; expected key=value, as in sampler.num_actors=2")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    here: Any = raw
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        if isinstance(here, list):
+            here = here[_index(here, part, key)]
+        else:
+            here = here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            raise ValueError(f"override '{override}': '{'.'.join(parents[: depth + 1])}' is a value, not a section")
+    if isinstance(here, list):
+        here[_index(here, last, key)] = value
+    else:
+        here[last] = value
+
+
+def _index(items: list, part: str, key: str) -> int:
+    """Position of `part` in a list of the configuration: a number, or the name of a stage."""
+    named = [n for n, item in enumerate(items) if isinstance(item, dict) and item.get("name") == part]
+    if named:
+        return named[0]
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise ValueError(f"override '{key}': '{part}' is no position 0..{len(items) - 1} and no name in that list")
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic report as one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = known_keys(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.3)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key '{where}'; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (found {first.get('input')!r})" if where else message
+
+
+def known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section that a location of a pydantic report lies in."""
+    section: Any = Config
+    for part in loc[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in getattr(annotation, "__args__", [annotation]) if _is_section(a)), annotation)
+        if not _is_section(section):
+            return []
+    return list(section.model_fields)
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Section)

@@ -1,0 +1,1 @@
+"""Tickets, cohorts, ledger, gate rule and journal: pure Python, tested without Ray."""

@@ -1,0 +1,102 @@
+"""What the views show: one frozen picture of the run, gathered by the driver from non-blocking calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class CohortStats:
+    """Scores of one closed cohort (all its rollouts, under the ranking score and under each named score).
+
+    `reward` holds mean, std, top (mean of the selected), min, max of the ranking score; `scores` the mean of each
+    named score; `policy_versions` counts rollouts by the version that made them; `missing` failed scores by reason.
+    """
+
+    generation: int
+    stage: str
+    num_rollouts: int
+    num_selected: int
+    reward: Mapping[str, float]
+    scores: Mapping[str, float]
+    policy_versions: Mapping[int, int]
+    missing: Mapping[str, int]
+    staleness_mean: float
+    staleness_max: int
+    closed_at: float  # unix seconds
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Held-out result of one version.
+
+    `scores` maps a score name to one list per prompt of one value per seed (None where missing); `prompts` are the
+    held-out prompts in that order; `audio` are paths of the kept clips relative to run_dir.
+    """
+
+    version: int
+    stage: str
+    prompts: Sequence[str]
+    seeds: Sequence[Sequence[int]]
+    scores: Mapping[str, Sequence[Sequence[float | None]]]
+    audio: Sequence[str]
+    seconds: float
+    finished_at: float
+
+
+@dataclass(frozen=True)
+class TrainPoint:
+    """One optimizer step as the trainer reported it. `step` counts updates over the whole run, from 1."""
+
+    step: int
+    generation: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    time: float
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool since the run's start in this process: actors, work done, and its busy share over the last minute."""
+
+    num_actors: int
+    items: int
+    busy_share: float | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared."""
+
+    time: float
+    started_at: float
+    run_dir: str
+    stage: str
+    version: int
+    num_versions: int
+    generation: int
+    tickets: Mapping[str, int]  # state -> count; states of rlloop.loop.ledger.STATES
+    segment: int
+    clips_generated: int
+    clips_per_minute: float
+    failures: Mapping[str, int]  # reason -> count, of tickets and of scores
+    restarts: Mapping[str, int]  # role -> restarts seen
+    buffer_rollouts: int
+    buffer_bytes: int
+    oldest_rollout_seconds: float | None
+    staleness_now: float | None
+    pools: Mapping[str, PoolStats]  # sampler, scorer, trainer, evaluator
+    trainer_state: str  # starting, waiting for cohort K, training, checkpointing, done
+    train_step: int
+    train_steps_total: int
+    cohorts: Sequence[CohortStats] = field(default_factory=tuple)  # all so far, by generation
+    train: Sequence[TrainPoint] = field(default_factory=tuple)  # points since the last snapshot
+    evaluations: Sequence[EvaluationResult] = field(default_factory=tuple)  # all so far, by version
+    weight_sync_seconds: Mapping[int, float] = field(default_factory=dict)  # version -> publish to last sampler loaded
+    best_clip: str | None = None  # path of the best rollout's audio of the moment, relative to run_dir
+    median_clip: str | None = None
+    messages: Sequence[str] = field(default_factory=tuple)  # newest last: what went wrong or changed
+    eta_seconds: float | None = None
