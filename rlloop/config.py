@@ -166,7 +166,9 @@ class Config(Section):
 
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
-        decisive = self.model_dump(mode="json", exclude={"run_dir", "trainer": {"max_failures", "keep_checkpoints"}})
+        decisive = self.model_dump(mode="json", exclude={"run_dir"})
+        for key in ("max_failures", "keep_checkpoints"):
+            decisive["trainer"].pop(key)
         for role in ("sampler", "scorer", "evaluation"):
             for key in ("num_actors", "num_cpus", "num_gpus"):
                 decisive[role].pop(key, None)
@@ -178,7 +180,7 @@ def cross_checks(config: Config) -> list[str]:
     problems = []
     clips = config.sampler.clips_per_prompt
     names = [name.rsplit(":", 1)[-1] for name in config.scorer.rewards]
-    if len(names) == len(config.scorer.rewards) and len({s.name for s in config.stages}) < len(config.stages):
+    if len({stage.name for stage in config.stages}) < len(config.stages):
         problems.append("stages: two stages have one name; give each its own")
     for stage in config.stages:
         where = f"stages.{stage.name}"
