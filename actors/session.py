@@ -1,0 +1,90 @@
+"""What every actor of a run knows: the run directory, the epoch, and how to reach the others by name.
+
+A session is two small values, so an actor that Ray restarts needs nothing from the object store.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError
+
+from rlloop.config import Config
+from rlloop.loop.plan import Plan
+
+CONFIG_FILE = "config.json"
+CALL_TIMEOUT_S = 20.0
+
+
+class NoAnswer(RuntimeError):
+    """A wait across processes that met its deadline; names who waits for whom and since when."""
+
+    def __init__(self, who: str, whom: str, what: str, seconds: float) -> None:
+        super().__init__(f"{who} waits for {whom}.{what} since {seconds:.0f} s; last error below, logs: ray logs")
+        self.args_for_pickle = (who, whom, what, seconds)
+
+    def __reduce__(self):
+        return (NoAnswer, self.args_for_pickle)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of the driver on one run directory."""
+
+    run_dir: str
+    epoch: int
+
+    @property
+    def path(self) -> Path:
+        return Path(self.run_dir)
+
+    @cached_property
+    def config(self) -> Config:
+        return Config.model_validate(json.loads((self.path / CONFIG_FILE).read_text()))
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan.from_config(self.config)
+
+    @property
+    def namespace(self) -> str:
+        return namespace_of(self.run_dir, self.epoch)
+
+    def actor(self, name: str) -> ray.actor.ActorHandle:
+        return ray.get_actor(name, namespace=self.namespace)
+
+    def tell(self, name: str, method: str, *args: Any) -> None:
+        """Sends a call and forgets it: progress and gauges, never a transition of the ledger."""
+        try:
+            getattr(self.actor(name), method).remote(*args)
+        except ValueError:  # not there now; the next report makes up for it
+            return
+
+    def call(self, who: str, name: str, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """Calls a control actor and returns its answer; retries while it restarts. For idempotent methods only.
+
+        Raises:
+            NoAnswer: nothing came before the deadline.
+        """
+        began, limit = time.monotonic(), timeout_s or self.config.loop.wait_timeout_s
+        while True:
+            try:
+                handle = self.actor(name)
+                return ray.get(getattr(handle, method).remote(*args), timeout=min(CALL_TIMEOUT_S, limit))
+            except (ActorUnavailableError, ActorDiedError, RayActorError, GetTimeoutError, ValueError) as error:
+                if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
+                    raise
+                if time.monotonic() - began > limit:
+                    raise NoAnswer(who, name, method, time.monotonic() - began) from error
+                time.sleep(0.2)
+
+
+def namespace_of(run_dir: str, epoch: int) -> str:
+    """Ray namespace of one epoch of a run; a later epoch never meets an earlier one's actors."""
+    return f"rlloop:{run_dir}:{epoch}"

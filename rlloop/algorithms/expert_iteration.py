@@ -1,0 +1,31 @@
+"""Expert iteration: fine-tune on the best of the model's own clips (arXiv:2606.21670, reference.md section 1, stage 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlloop.algorithms.base import Batch, Candidate, Example, Predict
+from rlloop.algorithms.selection import above_threshold, top_fraction, top_fraction_per_prompt
+from rlloop.config import Selection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ExpertIteration:
+    """Keeps the top fraction of a cohort and fits it by score-conditioned flow matching."""
+
+    def select(self, candidates: Sequence[Candidate], settings: Selection, threshold: float | None) -> list[Example]:
+        if threshold is not None:
+            return above_threshold(candidates, threshold)
+        rule = top_fraction if settings.per == "cohort" else top_fraction_per_prompt
+        return rule(candidates, settings.top_fraction)
+
+    def loss(self, predict: Predict, batch: Batch) -> Tensor:
+        from rlloop.algorithms.losses import velocity_error
+        from rlloop.flow.path import interpolate, velocity_target
+
+        x_t = interpolate(batch.latents, batch.noise, batch.t)
+        v = predict(x_t, batch.t, batch.conditions, batch.score)
+        return velocity_error(v, velocity_target(batch.latents, batch.noise)).mean()

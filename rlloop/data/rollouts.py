@@ -1,0 +1,93 @@
+"""Rollouts on disk: one Parquet file a ticket, written before its commit is acknowledged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_NAMES = ("ticket", "clip", "seed", "policy_version", "prompt", "latents", "shape", "scores")
+
+
+@dataclass(frozen=True)
+class ScoredTicket:
+    """What the scorer pool hands to the buffer.
+
+    latents: [C, L, D] float16.   scores, reasons: one mapping a clip.   failure: why there is none of it, or ''.
+    """
+
+    ticket: int
+    policy_version: int
+    prompt: str = ""
+    seeds: Sequence[int] = ()
+    latents: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float16))
+    scores: Sequence[Mapping[str, float | None]] = ()
+    reasons: Sequence[Mapping[str, str]] = ()
+    worker_seconds: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as the trainer reads it. latents: [L, D] float16; score: its label, None where missing."""
+
+    ticket: int
+    clip: int
+    role: str
+    prompt: str
+    latents: np.ndarray
+    score: float | None
+
+
+def rollout_path(run_dir: Path, ticket: int) -> Path:
+    """Files of 1000 tickets share a folder."""
+    return run_dir / "rollouts" / f"{ticket // 1000:05d}" / f"{ticket:08d}.parquet"
+
+
+def write_rollouts(path: Path, scored: ScoredTicket) -> int:
+    """Writes a ticket's clips, synced to disk; returns bytes."""
+    count = len(scored.seeds)
+    table = pa.table(
+        {
+            "ticket": pa.array([scored.ticket] * count, pa.int64()),
+            "clip": pa.array(range(count), pa.int32()),
+            "seed": pa.array(list(scored.seeds), pa.int64()),
+            "policy_version": pa.array([scored.policy_version] * count, pa.int32()),
+            "prompt": [scored.prompt] * count,
+            "latents": pa.array([np.ascontiguousarray(x).tobytes() for x in scored.latents], pa.binary()),
+            "shape": pa.array([list(x.shape) for x in scored.latents], pa.list_(pa.int32())),
+            "scores": pa.array([list(s.items()) for s in scored.scores], pa.map_(pa.string(), pa.float64())),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
+
+
+def read_rows(path: Path, clips: Mapping[int, str], label: str) -> list[Row]:
+    """Reads chosen clips of one ticket.
+
+    Args:
+        clips: clip index -> role.
+        label: name of the score that becomes the row's label.
+    Raises:
+        ValueError: the file lacks a clip.
+    """
+    table = pq.read_table(path)
+    rows = []
+    for record in table.to_pylist():
+        if record["clip"] in clips:
+            latents = np.frombuffer(record["latents"], np.float16).reshape(record["shape"])
+            score = dict(record["scores"]).get(label)
+            role = clips[record["clip"]]
+            rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score))
+    if len(rows) != len(clips):
+        raise ValueError(f"{path}: holds {len(rows)} of the clips {sorted(clips)}")
+    return rows

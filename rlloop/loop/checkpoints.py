@@ -1,0 +1,144 @@
+"""Checkpoints on disk: a folder of safetensors files, valid once its marker lists every file with size and checksum.
+
+Life of a checkpoint: written by every rank -> marked by rank 0 -> loaded | superseded -> removed.
+A checkpoint is named by (version, step): version k with 0 < step is inside generation k; step 0 is version k itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+log = logging.getLogger(__name__)
+MARKER = "marker.json"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a checkpoint holds; written last. `files` maps a name to [bytes, crc32]."""
+
+    version: int
+    step: int
+    stage: int
+    config_digest: str
+    world_size: int
+    files: Mapping[str, tuple[int, int]]
+    weights_checksum: int
+
+
+def folder(run_dir: Path, version: int, step: int = 0) -> Path:
+    return run_dir / "checkpoints" / f"v{version:06d}-s{step:06d}"
+
+
+def arrays_checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """crc32 over names, shapes, types and bytes, in the order of names."""
+    crc = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        crc = zlib.crc32(f"{name}{array.shape}{array.dtype}".encode(), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+def file_checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file and syncs it to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(path))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_marker(
+    path: Path, *, version: int, step: int, stage: int, digest: str, world_size: int, weights_checksum: int
+) -> Marker:
+    """Lists the files of a complete checkpoint and marks it. Call after every rank has written its part."""
+    names = sorted(p.name for p in path.iterdir() if p.name != MARKER)
+    files = {name: ((path / name).stat().st_size, file_checksum(path / name)) for name in names}
+    marker = Marker(version, step, stage, digest, world_size, files, weights_checksum)
+    with (path / MARKER).open("w") as file:
+        json.dump(asdict(marker), file)
+        file.flush()
+        os.fsync(file.fileno())
+    return marker
+
+
+def read_marker(path: Path) -> Marker:
+    """The marker of a checkpoint whose files all agree with it.
+
+    Raises:
+        ValueError: no marker, or the first file that disagrees; one line.
+    """
+    try:
+        marker = Marker(**json.loads((path / MARKER).read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: has no {MARKER}: it was never completed") from None
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / MARKER}: is no checkpoint marker ({error})") from None
+    if not isinstance(marker.files, dict) or WEIGHTS not in marker.files:
+        raise ValueError(f"{path / MARKER}: lists no {WEIGHTS}; it is no checkpoint of this project")
+    for name, (size, crc) in marker.files.items():
+        part = path / name
+        found = part.stat().st_size if part.is_file() else None
+        if found != size:
+            raise ValueError(f"{part}: has {found} bytes, its marker says {size}")
+        if file_checksum(part) != crc:
+            raise ValueError(f"{part}: fails its checksum {crc:08x}")
+    return marker
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The consolidated weights of a checkpoint.
+
+    Raises:
+        ValueError: not a safetensors file.
+    """
+    try:
+        return load_file(str(path / WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path / WEIGHTS}: is no readable safetensors file ({error})") from None
+
+
+def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[Path, Marker] | None:
+    """The newest valid checkpoint; an invalid or foreign one is named in the log and the one before is used."""
+    for path in sorted((run_dir / "checkpoints").glob("v*-s*"), reverse=True):
+        if generations_only and not path.name.endswith("-s000000"):
+            continue
+        try:
+            marker = read_marker(path)
+            if marker.config_digest != digest:
+                raise ValueError(f"{path}: belongs to another configuration ({marker.config_digest[:8]}, here {digest[:8]})")
+        except ValueError as error:
+            log.warning("checkpoint refused, using the one before: %s", error)
+            continue
+        return path, marker
+    return None
+
+
+def prune(run_dir: Path, keep: int, keep_versions: set[int]) -> list[Path]:
+    """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`. Marker goes first."""
+    paths = sorted(p for p in (run_dir / "checkpoints").glob("v*-s*") if (p / MARKER).exists())
+    kept = {folder(run_dir, version) for version in keep_versions}
+    removed = [path for path in paths[:-keep] if path not in kept]
+    for path in removed:
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    return removed

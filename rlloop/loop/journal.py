@@ -1,0 +1,72 @@
+"""The journal: an append-only file of records, each a line `crc32 length json`, flushed before it is acknowledged.
+
+A crash may leave one incomplete record at the end: replay cuts it off. Damage anywhere else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time as clock
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlloop.loop import records as r
+
+
+class Journal:
+    """One file under run_dir. `open -> replayed -> appending`; `append` returns after fsync."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = None
+
+    def replay(self) -> Iterator[tuple[r.Record, float]]:
+        """Yields (record, unix time) from the start; truncates an incomplete last record.
+
+        Raises:
+            ValueError: a damaged record that is not the last one.
+        """
+        data = self.path.read_bytes() if self.path.exists() else b""
+        offset = 0
+        while offset < len(data):
+            end = data.find(b"\n", offset)
+            record = decode(data[offset:end]) if end >= 0 else None
+            if record is None:
+                if end >= 0 and data.find(b"\n", end + 1) >= 0:
+                    raise ValueError(
+                        f"{self.path}: the record at byte {offset} fails its checksum and is not the last one; "
+                        "the file was changed from outside: restore it from a backup or start a new run_dir"
+                    )
+                with self.path.open("r+b") as file:
+                    file.truncate(offset)
+                return
+            yield r.from_json(record)
+            offset = end + 1
+
+    def append(self, record: r.Record) -> float:
+        """Writes one record; returns its unix time."""
+        if self._file is None:
+            self._file = self.path.open("ab")
+        time = clock.time()
+        self._file.write(encode(r.to_json(record, time)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return time
+
+
+def encode(record: dict) -> bytes:
+    body = json.dumps(record, separators=(",", ":")).encode()
+    return b"%08x %d %s\n" % (zlib.crc32(body), len(body), body)
+
+
+def decode(line: bytes) -> dict | None:
+    """The record of a line without its newline, or None when length or checksum disagree."""
+    parts = line.split(b" ", 2)
+    if len(parts) != 3 or not parts[1].isdigit() or len(parts[2]) != int(parts[1]):
+        return None
+    if parts[0] != b"%08x" % zlib.crc32(parts[2]):
+        return None
+    return json.loads(parts[2])

@@ -1,0 +1,144 @@
+"""The ledger: the state of every ticket, folded from the journal's records. Pure; `apply` is the only way to change it.
+
+Life of a ticket: open -> leased -> buffered -> selected -> trained | dropped | failed   (leased may fall back to open).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rlloop.loop import records as r
+from rlloop.loop.plan import Plan
+
+STATES = ("open", "leased", "buffered", "selected", "trained", "dropped", "failed")
+FINAL = ("trained", "dropped", "failed")
+
+
+@dataclass
+class Ticket:
+    state: str = "open"
+    version: int | None = None
+    attempts: int = 0
+    slot: int | None = None
+    worker: str | None = None
+    rollouts: tuple[r.RolloutRecord, ...] = ()
+    num_bytes: int = 0
+    reason: str = ""
+    times: dict[str, float] = field(default_factory=dict)
+
+
+class Ledger:
+    """All tickets of a plan. Rollouts of a cohort are kept until its version is published."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.epoch = 0
+        self.segment = 0
+        self.version = 0
+        self.tickets = [Ticket() for _ in range(plan.num_tickets)]
+        self.selections: dict[int, r.Selected] = {}
+        self.cohort_open = {g.k: len(g.tickets) for g in plan.generations}
+        self.slots: dict[int, int] = {}
+        self.counts = Counter({"open": plan.num_tickets})
+        self.failures: Counter[str] = Counter()
+        self.worker_seconds: Counter[str] = Counter()
+        self.clips_generated = 0
+        self._open = list(range(plan.num_tickets))
+
+    def apply(self, record: r.Record, time: float = 0.0) -> None:
+        """Folds one record in. A record that the state forbids is a bug or a damaged journal: AssertionError."""
+        getattr(self, f"_on_{type(record).__name__}")(record, time)
+
+    def lowest_open(self) -> int | None:
+        """The lowest ticket that is neither leased nor closed."""
+        while self._open and self.tickets[self._open[0]].state != "open":
+            heapq.heappop(self._open)
+        return self._open[0] if self._open else None
+
+    def is_closed(self, k: int) -> bool:
+        """Whether each ticket of cohort k is buffered, failed or dropped."""
+        return self.cohort_open[k] == 0
+
+    def generation_in_training(self) -> int:
+        return self.version
+
+    def _move(self, number: int, state: str, time: float) -> Ticket:
+        ticket = self.tickets[number]
+        self.counts[ticket.state] -= 1
+        self.counts[state] += 1
+        ticket.state = state
+        ticket.times[state] = time
+        return ticket
+
+    def _reopen(self, number: int, time: float) -> None:
+        ticket = self._move(number, "open", time)
+        if ticket.slot is not None:
+            self.slots.pop(ticket.slot, None)
+        ticket.version = ticket.slot = ticket.worker = None
+        heapq.heappush(self._open, number)
+
+    def _close(self, number: int) -> None:
+        self.cohort_open[self.plan.generation_of(number).k] -= 1
+
+    def _on_EpochBegan(self, record: r.EpochBegan, time: float) -> None:
+        assert record.epoch > self.epoch, (record, self.epoch)
+        self.epoch = record.epoch
+
+    def _on_SegmentBegan(self, record: r.SegmentBegan, time: float) -> None:
+        assert record.segment > self.segment, (record, self.segment)
+        self.segment = record.segment
+        for number in sorted(self.slots.values()):
+            if self.tickets[number].state == "leased":
+                self._reopen(number, time)
+        self.slots = {}
+
+    def _on_Leased(self, record: r.Leased, time: float) -> None:
+        assert self.tickets[record.ticket].state == "open", (record, self.tickets[record.ticket])
+        ticket = self._move(record.ticket, "leased", time)
+        ticket.version, ticket.slot, ticket.worker = record.version, record.slot, None
+        self.slots[record.slot] = record.ticket
+
+    def _on_Started(self, record: r.Started, time: float) -> None:
+        ticket = self.tickets[record.ticket]
+        assert ticket.state == "leased", (record, ticket)
+        ticket.worker, ticket.attempts = record.worker, record.attempts
+
+    def _on_Released(self, record: r.Released, time: float) -> None:
+        self.tickets[record.ticket].attempts = record.attempts
+        self.failures[record.reason] += 1
+        self._reopen(record.ticket, time)
+
+    def _on_Buffered(self, record: r.Buffered, time: float) -> None:
+        assert self.tickets[record.ticket].state in ("open", "leased"), (record, self.tickets[record.ticket])
+        ticket = self._move(record.ticket, "buffered", time)
+        ticket.version, ticket.rollouts, ticket.num_bytes = record.version, record.rollouts, record.num_bytes
+        self.clips_generated += len(record.rollouts)
+        for rollout in record.rollouts:
+            self.failures.update(rollout.reasons.values())
+        self.worker_seconds.update(dict(record.worker_seconds))
+        self._close(record.ticket)
+
+    def _on_Failed(self, record: r.Failed, time: float) -> None:
+        assert self.tickets[record.ticket].state in ("open", "leased"), (record, self.tickets[record.ticket])
+        ticket = self._move(record.ticket, "failed", time)
+        ticket.reason = record.reason
+        self.failures[record.reason] += 1
+        self._close(record.ticket)
+
+    def _on_Selected(self, record: r.Selected, time: float) -> None:
+        assert record.generation not in self.selections, f"cohort {record.generation} is selected twice"
+        self.selections[record.generation] = record
+        chosen = {ticket for ticket, _, _ in record.examples}
+        for number in self.plan.generations[record.generation].tickets:
+            if self.tickets[number].state == "buffered":
+                self._move(number, "selected" if number in chosen else "dropped", time)
+        assert all(self.tickets[number].state == "selected" for number in chosen), record
+
+    def _on_Published(self, record: r.Published, time: float) -> None:
+        assert record.version == self.version + 1, (record, self.version)
+        self.version = record.version
+        for number in self.plan.generations[record.version - 1].tickets:
+            if self.tickets[number].state == "selected":
+                self._move(number, "trained", time)

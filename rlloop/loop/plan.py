@@ -1,0 +1,87 @@
+"""The plan: which generation owns which tickets, resolved before start (architecture: "the loop as data")."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlloop.config import Config, Stage
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Turns version k into version k+1 by training on a selection from the tickets [first_ticket, end_ticket)."""
+
+    k: int
+    stage: int
+    first_ticket: int
+    end_ticket: int
+
+    @property
+    def tickets(self) -> range:
+        return range(self.first_ticket, self.end_ticket)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All generations of a run, in order; generation k is `generations[k]`."""
+
+    generations: tuple[Generation, ...]
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def from_config(cls, config: Config) -> Plan:
+        generations, ticket = [], 0
+        for number, stage in enumerate(config.stages):
+            for _ in range(stage.generations):
+                generations.append(Generation(len(generations), number, ticket, ticket + stage.tickets))
+                ticket += stage.tickets
+        return cls(tuple(generations), tuple(config.stages))
+
+    @property
+    def num_tickets(self) -> int:
+        return self.generations[-1].end_ticket
+
+    @property
+    def num_versions(self) -> int:
+        """Versions that the run publishes after version 0."""
+        return len(self.generations)
+
+    def generation_of(self, ticket: int) -> Generation:
+        if not 0 <= ticket < self.num_tickets:
+            raise ValueError(f"ticket {ticket} is outside the plan's 0..{self.num_tickets - 1}")
+        return self.generations[bisect.bisect_right([g.first_ticket for g in self.generations], ticket) - 1]
+
+    def stage_of(self, k: int) -> Stage:
+        return self.stages[self.generations[k].stage]
+
+    def steps_before(self, k: int) -> int:
+        """Updates of all generations before k."""
+        return sum(self.steps_of(g.k) for g in self.generations[:k])
+
+    def steps_of(self, k: int) -> int:
+        return sum(phase.updates for phase in self.stage_of(k).phases)
+
+    def stage_ends(self) -> list[int]:
+        """Versions at which a stage is complete; evaluated always, kept on disk always."""
+        last = self.generations[-1]
+        return [g.k + 1 for g, nxt in zip(self.generations, self.generations[1:], strict=False) if g.stage != nxt.stage] + [last.k + 1]
+
+    def required_versions(self) -> list[int]:
+        """Versions whose evaluation the run does not end without: 0 and the last of every stage."""
+        return [0, *self.stage_ends()]
+
+
+def prompt_index(run_seed: int, ticket: int, num_prompts: int) -> int:
+    """Prompt of a ticket: every prompt once before any comes again, in a seeded order of each round."""
+    turn, place = divmod(ticket, num_prompts)
+    order = np.random.default_rng(np.random.SeedSequence([run_seed, 1, turn])).permutation(num_prompts)
+    return int(order[place])
+
+
+def clip_seeds(run_seed: int, ticket: int, num_clips: int) -> list[int]:
+    """Noise seeds of a ticket's clips, 63 bits each; a function of run seed and ticket alone."""
+    words = np.random.SeedSequence([run_seed, 2, ticket]).generate_state(num_clips, dtype=np.uint64)
+    return [int(word >> np.uint64(1)) for word in words]

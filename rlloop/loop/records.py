@@ -1,0 +1,123 @@
+"""The journal's records: each is one transition of the ledger, as a frozen dataclass that is one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpochBegan:
+    """A driver started; actors of earlier epochs must end."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SegmentBegan:
+    """A Ray Data execution started; releases every lease of the segments before."""
+
+    segment: int
+
+
+@dataclass(frozen=True)
+class Leased:
+    ticket: int
+    version: int
+    segment: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker began to compute; `attempts` counts this and earlier deaths or failures that the ticket caused."""
+
+    ticket: int
+    worker: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """A row failed but may be tried again."""
+
+    ticket: int
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RolloutRecord:
+    """What the ledger keeps of one scored clip; latents and audio are in the rollout's Parquet file."""
+
+    clip: int
+    seed: int
+    scores: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Buffered:
+    """A ticket's rollouts are on disk. `worker_seconds` maps sampler and scorer to their busy time."""
+
+    ticket: int
+    version: int
+    rollouts: tuple[RolloutRecord, ...]
+    num_bytes: int = 0
+    worker_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    ticket: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Cohort k closed. `examples` are (ticket, clip, role) triples in training order; role is '' or winner/loser.
+
+    An empty list with `skipped` set publishes k+1 unchanged; with `stopped` set the run ends with that reason.
+    """
+
+    generation: int
+    examples: tuple[tuple[int, int, str], ...]
+    skipped: str = ""
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    version: int
+
+
+Record = (
+    EpochBegan | SegmentBegan | Leased | Started | Released | Buffered | Failed | Selected | Published
+)
+_TYPES = {
+    cls.__name__: cls
+    for cls in (EpochBegan, SegmentBegan, Leased, Started, Released, Buffered, Failed, Selected, Published)
+}
+
+
+def to_json(record: Record, time: float) -> dict[str, Any]:
+    """One JSON object: the record's fields, its type and the unix time of the transition."""
+    return {"type": type(record).__name__, "time": round(time, 3), **asdict(record)}
+
+
+def from_json(data: dict[str, Any]) -> tuple[Record, float]:
+    """Inverse of `to_json`.
+
+    Raises:
+        ValueError: a record of an unknown type (a journal of another program or a newer version).
+    """
+    fields = dict(data)
+    name, time = fields.pop("type", None), fields.pop("time", 0.0)
+    if name not in _TYPES:
+        raise ValueError(f"journal: record type {name!r} is none of {sorted(_TYPES)}")
+    if name == "Buffered":
+        fields["rollouts"] = tuple(RolloutRecord(**rollout) for rollout in fields["rollouts"])
+    if name == "Selected":
+        fields["examples"] = tuple((int(t), int(c), str(r)) for t, c, r in fields["examples"])
+    return _TYPES[name](**fields), time

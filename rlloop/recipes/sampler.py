@@ -1,0 +1,87 @@
+"""Sampler: turns one ticket into latents and audio. Plain class, no Ray; one ticket is one forward batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlloop.config import Config, Sampling
+from rlloop.recipes.build import build_generator
+
+
+@dataclass(frozen=True)
+class Sample:
+    """latents: [C, L, D] float16, normalised; audio: [C, T] float32 in [-1, 1]; C clips."""
+
+    latents: np.ndarray
+    audio: np.ndarray
+    sample_rate_hz: int
+
+
+class Sampler:
+    """Holds a generator and the version of its weights. `load` swaps weights in, `sample` draws clips."""
+
+    def __init__(self, config: Config, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.generator = build_generator(config)
+        self.version: int | None = None
+
+    def load(self, arrays: Mapping[str, np.ndarray], version: int) -> None:
+        """Loads published weights.
+
+        Raises:
+            ValueError: names or shapes that are not the network's.
+        """
+        load_arrays(self.generator.network, arrays)
+        self.version = version
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> Sample:
+        """Draws one clip per (prompt, seed); a clip depends on its own seed only.
+
+        Latents are rounded to float16 before decoding, so that the audio that is scored is that of the latents that
+        are trained on.
+        """
+        import torch
+
+        from rlloop.models.policy import SamplingSettings
+
+        with torch.inference_mode():
+            latents = self.generator.sample_latents(list(prompts), list(seeds), SamplingSettings(**sampling.model_dump()))
+            latents = latents.to(torch.float16)
+            audio = self.generator.decode(latents.float())
+        return Sample(latents.numpy(), audio.float().numpy(), self.generator.sample_rate_hz)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """[C, L, D] -> [C, T] float32."""
+        import torch
+
+        with torch.inference_mode():
+            return self.generator.decode(torch.from_numpy(np.array(latents, dtype=np.float32))).float().numpy()
+
+
+def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:
+    """Copies arrays into a network, strictly.
+
+    Raises:
+        ValueError: the first name or shape that disagrees.
+    """
+    import torch
+
+    state = network.state_dict()
+    for name in sorted({*state, *arrays}):
+        found, expected = arrays.get(name), state.get(name)
+        if found is None or expected is None or tuple(found.shape) != tuple(expected.shape):
+            raise ValueError(
+                f"weights: '{name}' has shape {None if found is None else tuple(found.shape)}, "
+                f"the network expects {None if expected is None else tuple(expected.shape)}"
+            )
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+
+
+def network_arrays(network) -> dict[str, np.ndarray]:
+    """The network's state as arrays of its own (copies, on the CPU)."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()}

@@ -1,0 +1,60 @@
+"""Scorer: named scores of one ticket's clips. Plain class, no Ray. A failed score is missing, never zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlloop.config import Config
+from rlloop.recipes.build import build_rewards, score_name
+
+Scores = list[dict[str, float | None]]
+Reasons = list[dict[str, str]]
+
+
+class Scorer:
+    """Runs every configured reward on a batch; one reward's error costs only its own scores."""
+
+    def __init__(self, config: Config, names: list[str], threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.names = [score_name(name) for name in names]
+        self.rewards = build_rewards(names, config)
+
+    def score(self, audio: np.ndarray, sample_rate_hz: int, prompts: Sequence[str]) -> tuple[Scores, Reasons]:
+        """Scores clips.
+
+        Args:
+            audio: [C, T] float32.
+            prompts: C texts.
+        Returns:
+            per clip: name -> score (None where missing), and name -> reason of each missing one.
+        """
+        from rlloop.rewards.base import Clip
+
+        clips = [Clip(wave, sample_rate_hz, prompt) for wave, prompt in zip(audio, prompts, strict=True)]
+        scores: Scores = [{} for _ in clips]
+        reasons: Reasons = [{} for _ in clips]
+        for name, reward in zip(self.names, self.rewards, strict=True):
+            for index, (value, reason) in enumerate(self._score_one(reward, clips)):
+                scores[index][name] = value
+                if value is None:
+                    reasons[index][name] = f"{name}: {reason or 'no reason given'}"
+        return scores, reasons
+
+    @staticmethod
+    def _score_one(reward, clips) -> list[tuple[float | None, str | None]]:
+        try:
+            results = reward.score(clips)
+        except Exception as error:  # a user's reward may raise anything; the clips stay, their score is missing
+            return [(None, f"{type(error).__name__}: {error}")] * len(clips)
+        if len(results) != len(clips):
+            return [(None, f"returned {len(results)} scores for {len(clips)} clips")] * len(clips)
+        checked = []
+        for result in results:
+            finite = result.value is not None and np.isfinite(result.value)
+            reason = result.reason if result.value is None else (None if finite else f"score is {result.value}")
+            checked.append((float(result.value) if finite else None, reason))
+        return checked
