@@ -1,0 +1,57 @@
+# Two commands need nothing but Python 3.11 to 3.13 and a C++ compiler:
+#   make run     runs the loop on the bundled mini stack      make run ARGS="seed=3 run_dir=/data/run3"
+#   make test    runs the tests
+# Both first set up .venv where it is missing or older than pyproject.toml. PYTHON=... chooses the interpreter.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# DeepSpeed looks for ninja on PATH; tests must not reach a hub.
+WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
+SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.PHONY: help run test test-unit lint types clean system
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
+
+run: $(STAMP)  ## the loop; ARGS="..." goes to python -m rlloop.main
+	@$(WITH_VENV) $(PY) -m rlloop.main $(ARGS)
+
+test: $(STAMP)  ## all tests: units first, then Ray, then the whole loop; ARGS="..." goes to pytest
+	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest $(SUITES) $(ARGS)
+
+test-unit: $(STAMP)  ## the tests that start no Ray
+	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit $(ARGS)
+
+lint: $(STAMP)  ## ruff: errors, imports, format
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: $(STAMP)  ## pyright, basic; its first run fetches node
+	@$(WITH_VENV) $(PY) -m pyright
+
+clean:  ## removes .venv and caches; runs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "rlloop: supported is Linux x86_64; this is $$(uname -sm)" >&2; exit 1; }
+
+# The stamp is written last, so an interrupted installation is taken up again. `system` is order-only: it is no reason
+# to install anew.
+$(STAMP): pyproject.toml | system
+	@rm -f $(STAMP)
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	    "$$python" -c '$(SUITABLE)' 2>/dev/null && { found="$$python"; break; }; \
+	  done; \
+	  [ -n "$$found" ] || { echo "rlloop: no Python 3.11 to 3.13 with its venv module among: $(or $(PYTHON),python3.11 python3.12 python3.13 python3); install one (Debian: python3.11 and python3.11-venv) or name it: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	  echo "rlloop: creating $(VENV) with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear $(VENV); }
+	@echo "rlloop: installing torch, ray, transformers, deepspeed and the rest into $(VENV): about 6.5 GB, 2 to 10 minutes, once"
+	@$(PY) -m pip install --disable-pip-version-check --no-input -e '.[dev]'
+	@echo "rlloop: installed"
+	@touch $(STAMP)
