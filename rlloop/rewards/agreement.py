@@ -1,0 +1,39 @@
+"""How well a reward agrees with labels: pure functions of arrays."""
+
+import numpy as np
+from scipy.special import comb
+from scipy.stats import rankdata
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson correlation of [N] and [N]; nan if one of them is constant."""
+    x, y = x - np.mean(x), y - np.mean(y)
+    norm = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / norm) if norm > 0 else float("nan")
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman rank correlation of [N] and [N], ties at their mean rank."""
+    return pearson(rankdata(x), rankdata(y))
+
+
+def within_system_spearman(x: np.ndarray, y: np.ndarray, system: np.ndarray) -> dict[str, float]:
+    """Spearman inside each system [N]: what is left when the reward may not profit from telling systems apart."""
+    return {str(name): spearman(x[system == name], y[system == name]) for name in np.unique(system)}
+
+
+def right_of_ten(similarity: np.ndarray, truth: np.ndarray, num_choices: int = 10) -> float:
+    """Share of clips whose own prompt wins against nine others, in expectation over all draws of the nine.
+
+    With k of the M - 1 other prompts less similar than the true one, nine drawn without replacement all lose with
+    probability C(k, 9) / C(M - 1, 9). Chance is 0.1. A tie counts as lost.
+
+    Args:
+        similarity: [N, M] of N clips and M prompts.
+        truth: [N] index of each clip's own prompt.
+    """
+    num_clips, num_prompts = similarity.shape
+    own = similarity[np.arange(num_clips), truth]
+    below = np.sum(similarity < own[:, None], axis=1)
+    others = num_choices - 1
+    return float(np.mean(comb(below, others) / comb(num_prompts - 1, others)))
