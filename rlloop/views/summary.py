@@ -1,0 +1,186 @@
+"""The summary of a run: what was before, what is after, how sure that is, and where to listen.
+
+Before is version 0, after is the last published version, never the best; both on the same prompts and seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlloop.config import Config
+from rlloop.evaluation.statistics import Paired, paired
+from rlloop.loop.snapshot import EvaluationResult, Snapshot
+from rlloop.views.scores import evaluation_labels, mean_score, score_label, show_score, show_seconds
+
+SIGNIFICANT_P = 0.05
+
+
+def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished", reason: str = "") -> dict[str, Any]:
+    """What `summary.json` holds; plain values, None where a figure does not exist (no evaluation, one prompt).
+
+    Args:
+        snapshot: the last of the run; `wall_seconds` counts from its `started_at`.
+        status: finished | stopped | failed.
+        reason: why it is not finished.
+    """
+    label = score_label(config)
+    first, last = endpoints(snapshot)
+    compared = {name: compare(first, last, name) for name in evaluation_labels(config)}
+    reward = compared.get(label)
+    ranked = {name for stage in config.stages for name in stage.selection.rank_by}
+    return {
+        "status": status,
+        "reason": reason,
+        "run_dir": snapshot.run_dir,
+        "score_label": label,
+        "reward_before": plain(reward.mean_before) if reward else mean_of(first, label),
+        "reward_after": plain(reward.mean_after) if reward else mean_of(last, label),
+        "reward_gain": plain(reward.gain) if reward else None,
+        "ci_low": plain(reward.ci_low) if reward else None,
+        "ci_high": plain(reward.ci_high) if reward else None,
+        "paired_p_value": plain(reward.p_value) if reward else None,
+        "num_eval_prompts": reward.num_prompts if reward else 0,
+        "num_eval_missing": reward.num_missing if reward else 0,
+        "seeds_per_prompt": config.evaluation.seeds_per_prompt,
+        "scores": {name: score_entry(result) for name, result in compared.items()},
+        "guards": {name: guard_entry(result) for name, result in compared.items() if name not in ranked},
+        "policy_versions": snapshot.version,
+        "tickets": dict(snapshot.tickets),
+        "clips_generated": snapshot.clips_generated,
+        "wall_seconds": round(snapshot.time - snapshot.started_at, 1),
+        "failures": dict(snapshot.failures),
+        "restarts": dict(snapshot.restarts),
+        "evaluations": [evaluation_entry(evaluation, config) for evaluation in snapshot.evaluations],
+        "seed": config.seed,
+    }
+
+
+def endpoints(snapshot: Snapshot) -> tuple[EvaluationResult | None, EvaluationResult | None]:
+    """The evaluations of version 0 and of the last published version; None where not made (yet)."""
+    by_version = {evaluation.version: evaluation for evaluation in snapshot.evaluations}
+    return by_version.get(0), by_version.get(snapshot.version)
+
+
+def compare(first: EvaluationResult | None, last: EvaluationResult | None, name: str) -> Paired | None:
+    """The paired comparison of one score; None unless both versions have it.
+
+    Raises:
+        ValueError: prompts or seeds differ, so that nothing is paired.
+    """
+    if first is None or last is None or name not in first.scores or name not in last.scores:
+        return None
+    pairs_first, pairs_last = pairs(first), pairs(last)
+    if pairs_first != pairs_last:
+        raise ValueError(
+            f"versions {first.version} and {last.version} were evaluated on different prompts or seeds "
+            f"({len(pairs_first)} and {len(pairs_last)} prompts); nothing to pair"
+        )
+    return paired(first.scores[name], last.scores[name])
+
+
+def pairs(evaluation: EvaluationResult) -> list[tuple[str, tuple[int, ...]]]:
+    seeds: Sequence[Sequence[int]] = evaluation.seeds
+    return [(prompt, tuple(own)) for prompt, own in zip(evaluation.prompts, seeds, strict=True)]
+
+
+def plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def mean_of(evaluation: EvaluationResult | None, name: str) -> float | None:
+    return None if evaluation is None else mean_score(evaluation, name)
+
+
+def score_entry(result: Paired | None) -> dict[str, float | None]:
+    if result is None:
+        return dict.fromkeys(("before", "after", "gain", "p"))
+    names = {"before": "mean_before", "after": "mean_after", "gain": "gain", "p": "p_value"}
+    return {key: plain(getattr(result, name)) for key, name in names.items()}
+
+
+def guard_entry(result: Paired | None) -> dict[str, Any]:
+    """A score that nothing selects by: whether it fell significantly. None: not known."""
+    if result is None or result.num_prompts == 0:
+        return {"fell": None, "gain": None, "p": None}
+    fell = result.p_value < SIGNIFICANT_P and result.gain < 0
+    return {"fell": bool(fell), "gain": plain(result.gain), "p": plain(result.p_value)}
+
+
+def evaluation_entry(evaluation: EvaluationResult, config: Config) -> dict[str, Any]:
+    scores = {name: mean_score(evaluation, name) for name in evaluation_labels(config)}
+    return {
+        "version": evaluation.version,
+        "stage": evaluation.stage,
+        "scores": scores,
+        "audio": list(evaluation.audio),
+        "seconds": round(evaluation.seconds, 1),
+    }
+
+
+def write_summary(run_dir: str | Path, summary: dict[str, Any]) -> Path:
+    """Writes `summary.json` whole or not at all; returns its path."""
+    path = Path(run_dir) / "summary.json"
+    partial = path.with_name("summary.json.tmp")
+    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """The same for a person."""
+    console = console or Console()
+    reason = f": {summary['reason']}" if summary["reason"] else ""
+    minutes = show_seconds(summary["wall_seconds"])
+    clips, versions = summary["clips_generated"], summary["policy_versions"]
+    console.print(Text(f"\n{summary['status']}{reason}", style="bold"))
+    console.print(f"{versions} policy versions from {clips} clips in {minutes}", highlight=False)
+    console.print(score_table(summary))
+    for line in verdict_lines(summary):
+        console.print(Text(line), soft_wrap=True)
+    run_dir = summary["run_dir"]
+    console.print(Text(f"summary  {run_dir}/summary.json"), soft_wrap=True)
+    console.print(Text(f"clips    {run_dir}/{clip_folder(summary)}"), soft_wrap=True)
+    console.print(Text(f"curves   tensorboard --logdir {shlex.quote(run_dir)}"), soft_wrap=True)
+
+
+def score_table(summary: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("held-out score", "before", "after", "gain", "p"):
+        table.add_column(column, justify="left" if column == "held-out score" else "right")
+    for name, entry in summary["scores"].items():
+        p = "-" if entry["p"] is None else f"{entry['p']:.2g}"
+        mark = " (the reward)" if name == summary["score_label"] else ""
+        table.add_row(name + mark, *(show_score(entry[key]) for key in ("before", "after", "gain")), p)
+    return table
+
+
+def verdict_lines(summary: dict[str, Any]) -> list[str]:
+    """The gain with its interval, then each guard that fell."""
+    if summary["reward_gain"] is None:
+        return [f"no before and after: version 0 or version {summary['policy_versions']} was not evaluated"]
+    interval = f"[{show_score(summary['ci_low'])}, {show_score(summary['ci_high'])}]"
+    p, prompts, seeds = summary["paired_p_value"], summary["num_eval_prompts"], summary["seeds_per_prompt"]
+    gain = f"gain {show_score(summary['reward_gain'])}, 95 % interval {interval}, p = {p:.2g}"
+    lines = [f"{gain}, paired over {prompts} held-out prompts of {seeds} seeds"]
+    fallen = [name for name, guard in summary["guards"].items() if guard["fell"]]
+    lines += [
+        f"warning: {name} fell by {-summary['guards'][name]['gain']:.3f}: listen before you trust it" for name in fallen
+    ]
+    return lines
+
+
+def clip_folder(summary: dict[str, Any]) -> str:
+    """The folder of the last evaluation's clips, relative to the run directory."""
+    kept = [audio for evaluation in summary["evaluations"] for audio in evaluation["audio"]]
+    return str(Path(kept[-1]).parent) if kept else "audio"

@@ -1,0 +1,36 @@
+"""Every TensorBoard tag, what it shows, and what its step counts. A tag that is not here is not written."""
+
+from __future__ import annotations
+
+# Steps: generation k trains on cohort k and makes version k+1; version 0 is the start; update counts optimizer steps
+# over the whole run; seconds count from the run's first snapshot, the time between a stop and a resume included.
+SCALARS = {
+    "reward/cohort_mean": "ranking score, mean over the rollouts of a cohort; step: generation = newest version used",
+    "reward/cohort_top": "the same, mean over the selected rollouts; step: generation",
+    "reward/cohort_std": "the same, standard deviation over all rollouts; step: generation",
+    "reward/heldout": "the reward on the held-out prompts, mean over prompts of means over seeds; step: version",
+    "cohort/{score}": "a named score, mean over all rollouts of a cohort; step: generation",
+    "cohort/missing": "scores of a cohort that failed; step: generation",
+    "heldout/{score}": "a named score on the held-out prompts; step: version",
+    "staleness/mean": "versions that a cohort's rollouts lagged, mean; step: generation",
+    "staleness/max": "the same, largest; step: generation",
+    "train/loss": "loss of an update; step: update",
+    "train/grad_norm": "gradient norm before clipping; step: update",
+    "train/learning_rate": "learning rate of an update; step: update",
+    "sync/seconds": "from publishing a version until the last sampler has loaded it; step: version",
+    "pools/{pool}_busy": "share of the last minute that a pool worked, 0 to 1; step: seconds",
+    "pools/{pool}_idle": "share of the last minute that a pool waited, 0 to 1; step: seconds",
+    "buffer/rollouts": "rollouts held; step: seconds",
+    "buffer/bytes": "bytes held; step: seconds",
+    "buffer/oldest_seconds": "age of the oldest rollout held; step: seconds",
+    "speed/clips_per_minute": "clips generated and scored a minute; step: seconds",
+}
+AUDIO = {
+    "audio/heldout_{number}": "a fixed held-out prompt and seed; step: version",
+    "audio/best": "the best rollout of the moment; step: version",
+    "audio/median": "the median rollout of the moment; step: version",
+}
+TEXT = {
+    "configuration": "the resolved configuration as YAML; step 0",
+    "audio/prompts": "the prompts of audio/heldout_0, 1, ...; step 0",
+}

@@ -1,0 +1,156 @@
+"""TensorBoard: reward curves, gauges and the clips to listen to, each point exactly once, also over a resume."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rlloop.config import Config
+from rlloop.loop.snapshot import CohortStats, EvaluationResult, Snapshot, TrainPoint
+from rlloop.views.event_log import EventLog
+from rlloop.views.scores import evaluation_labels, is_number, mean_score, score_label
+from rlloop.views.tags import AUDIO, SCALARS, TEXT
+
+log = logging.getLogger(__name__)
+GAUGE_EVERY_S = 5
+
+
+@dataclass
+class Written:
+    """How far each kind of point has been written; kept beside the event files."""
+
+    began: float | None = None  # unix seconds of the first snapshot: gauges count from here
+    gauge_second: int = -GAUGE_EVERY_S
+    update: int = 0
+    generation: int = -1
+    evaluations: list[int] = field(default_factory=list)
+    synced: list[int] = field(default_factory=list)
+    has_texts: bool = False
+    has_prompts: bool = False
+
+
+class RunWriter:
+    """Writes what is new in a snapshot below `run_dir/tensorboard`: opened -> write* -> closed.
+
+    Only one may be open on a run directory. A process that is killed leaves at most points that the next one cuts off
+    and writes again.
+
+    Args:
+        run_dir: a local folder; clips are read from it (flac or wav).
+        config: the resolved configuration, shown as text; default: the one stored in run_dir.
+    """
+
+    def __init__(self, run_dir: str | Path, config: Config | None = None) -> None:
+        self.run_dir = Path(run_dir)
+        self.config = config or Config.model_validate_json((self.run_dir / "config.json").read_text())
+        self.events = EventLog(self.run_dir / "tensorboard")
+        self.written = Written(**self.events.state)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Adds the points that were not written yet, and flushes if there were any."""
+        before = self.events.num_points
+        self._texts()
+        for cohort in snapshot.cohorts:
+            self._cohort(cohort)
+        for evaluation in snapshot.evaluations:
+            self._evaluation(evaluation, snapshot)
+        for point in snapshot.train:
+            self._train(point)
+        for version, seconds in snapshot.weight_sync_seconds.items():
+            if version not in self.written.synced:
+                self._scalar("sync/seconds", seconds, version, snapshot.time)
+                self.written.synced.append(version)
+        self._gauges(snapshot)
+        if self.events.num_points > before:
+            self.events.commit(vars(self.written))
+
+    def close(self) -> None:
+        self.events.close()
+
+    def _scalar(self, tag: str, value: float | None, step: int, time: float, **names: str) -> None:
+        assert tag in SCALARS, tag
+        if is_number(value):
+            self.events.scalar(tag.format(**names), value, step, time)
+
+    def _texts(self) -> None:
+        if not self.written.has_texts:
+            resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+            self._text("configuration", "\n".join(f"    {line}" for line in resolved.splitlines()))
+            self.written.has_texts = True
+
+    def _text(self, tag: str, markdown: str) -> None:
+        assert tag in TEXT, tag
+        self.events.text(tag, markdown, 0)
+
+    def _cohort(self, cohort: CohortStats) -> None:
+        if cohort.generation <= self.written.generation:
+            return
+        step, time = cohort.generation, cohort.closed_at
+        for name in ("mean", "top", "std"):
+            self._scalar(f"reward/cohort_{name}", cohort.reward.get(name), step, time)
+        for score, value in cohort.scores.items():
+            self._scalar("cohort/{score}", value, step, time, score=score)
+        self._scalar("cohort/missing", sum(cohort.missing.values()), step, time)
+        self._scalar("staleness/mean", cohort.staleness_mean, step, time)
+        self._scalar("staleness/max", cohort.staleness_max, step, time)
+        self.written.generation = cohort.generation
+
+    def _evaluation(self, evaluation: EvaluationResult, snapshot: Snapshot) -> None:
+        version, time = evaluation.version, evaluation.finished_at
+        if version in self.written.evaluations:
+            return
+        self._scalar("reward/heldout", mean_score(evaluation, score_label(self.config)), version, time)
+        for score in evaluation_labels(self.config):
+            self._scalar("heldout/{score}", mean_score(evaluation, score), version, time, score=score)
+        for number, path in enumerate(evaluation.audio):
+            self._audio("audio/heldout_{number}", path, version, time, number=number)
+        self._audio("audio/best", snapshot.best_clip, version, time)
+        self._audio("audio/median", snapshot.median_clip, version, time)
+        if not self.written.has_prompts and evaluation.audio:
+            prompts = evaluation.prompts[: len(evaluation.audio)]
+            self._text("audio/prompts", "\n".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts)))
+            self.written.has_prompts = True
+        self.written.evaluations.append(version)
+
+    def _audio(self, tag: str, path: str | None, version: int, time: float, **names: Any) -> None:
+        assert tag in AUDIO, tag
+        if path is None:
+            return
+        import soundfile
+
+        try:
+            samples, sample_rate_hz = soundfile.read(self.run_dir / path, dtype="float32", always_2d=True)
+        except (OSError, soundfile.LibsndfileError) as error:
+            log.warning("tensorboard: %s of version %d has no clip to show: %s", tag.format(**names), version, error)
+            return
+        mono = np.clip(samples.mean(axis=1), -1.0, 1.0)
+        self.events.audio(tag.format(**names), mono, sample_rate_hz, version, time)
+
+    def _train(self, point: TrainPoint) -> None:
+        # A trainer that restarts from a checkpoint repeats updates; their first report stands.
+        if point.step <= self.written.update:
+            return
+        for name in ("loss", "grad_norm", "learning_rate"):
+            self._scalar(f"train/{name}", getattr(point, name), point.step, point.time)
+        self.written.update = point.step
+
+    def _gauges(self, snapshot: Snapshot) -> None:
+        if self.written.began is None:
+            self.written.began = snapshot.time
+        second, time = int(snapshot.time - self.written.began), snapshot.time
+        if second < self.written.gauge_second + GAUGE_EVERY_S:
+            return
+        for name, pool in snapshot.pools.items():
+            if pool.busy_share is not None:
+                self._scalar("pools/{pool}_busy", pool.busy_share, second, time, pool=name)
+                self._scalar("pools/{pool}_idle", 1 - pool.busy_share, second, time, pool=name)
+        self._scalar("buffer/rollouts", snapshot.buffer_rollouts, second, time)
+        self._scalar("buffer/bytes", snapshot.buffer_bytes, second, time)
+        self._scalar("buffer/oldest_seconds", snapshot.oldest_rollout_seconds, second, time)
+        self._scalar("speed/clips_per_minute", snapshot.clips_per_minute, second, time)
+        self.written.gauge_second = second
