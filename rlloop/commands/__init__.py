@@ -1,0 +1,1 @@
+"""The `rlloop` command: one file a verb."""

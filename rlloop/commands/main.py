@@ -1,0 +1,51 @@
+"""The `rlloop` command. A verb is a module of this package with a function `run`; its file name is the verb."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import sys
+
+import typer
+
+import rlloop.commands
+
+app = typer.Typer(
+    name="rlloop",
+    help="Tools around the loop. The loop itself is `python -m rlloop.main`.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _verbs() -> None:
+    # With a callback, a single verb stays a verb.
+    pass
+
+
+def one_line_errors(verb):
+    """Turns a ValueError of a verb into one line on standard error and exit status 2; keeps the signature for typer."""
+
+    @functools.wraps(verb)
+    def wrapped(*args, **kwargs):
+        try:
+            return verb(*args, **kwargs)
+        except ValueError as error:
+            print(f"rlloop: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+for _, name, _ in pkgutil.iter_modules(rlloop.commands.__path__):
+    if name != "main":
+        verb = importlib.import_module(f"rlloop.commands.{name}").run
+        app.command(name.replace("_", "-"))(one_line_errors(verb))
+
+
+if __name__ == "__main__":
+    app()

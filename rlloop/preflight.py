@@ -1,0 +1,137 @@
+"""Checks before anything starts: each refusal is one line that says what was found and what was expected.
+
+Separate from the configuration's own checks because these look at the machine: its system, disk and files.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlloop.config import Config
+from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
+
+# Upper estimates, measured on the two shipped sizes: float16 latents of 156 x 32 (mini) and 430 x 40 (official) plus
+# scores; one checkpoint with EMA and Adam moments of 7 M and 120 M float32 parameters.
+ROLLOUT_BYTES = 64 * 2**10
+CHECKPOINT_BYTES = {"mini": 150 * 2**20}
+OTHER_CHECKPOINT_BYTES = 2 * 2**30
+SPARE_BYTES = 200 * 2**20  # audio, logs, event files
+
+
+def choose_run_dir(config: Config, preset: str, environment: Mapping[str, str]) -> str:
+    """Where the run lives: run_dir=, else $RLLOOP_RUNS/<preset>, else runs/<preset>; a URI is left as it is.
+
+    Raises:
+        ValueError: inside a Ray job without either, because the job's working directory is deleted with the job.
+    """
+    base = environment.get("RLLOOP_RUNS")
+    if config.run_dir is None and not base and {"RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & environment.keys():
+        raise ValueError(
+            "inside a Ray job the working directory goes away with the job; set RLLOOP_RUNS or run_dir=PATH to a place "
+            "that stays"
+        )
+    chosen = config.run_dir or os.path.join(base or "runs", preset)
+    return chosen if "://" in chosen else str(Path(chosen).expanduser().resolve())
+
+
+def check(config: Config, environment: Mapping[str, str]) -> None:
+    """Whether this configuration can run here. Writes nothing.
+
+    Raises:
+        ValueError: the first check that fails, as one line.
+    """
+    check_platform(platform.system(), platform.machine())
+    check_resources(config, environment)
+    check_evaluated_scores(config)
+    check_buffer(config)
+    check_prompts(config)
+
+
+def check_platform(system: str, machine: str) -> None:
+    if (system, machine) != ("Linux", "x86_64"):
+        raise ValueError(f"supported is Linux x86_64; this is {system} {machine}")
+
+
+def on_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether the run joins a Ray cluster that is already up; its resources are known only once connected."""
+    return bool({"RAY_ADDRESS", "RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & environment.keys())
+
+
+def check_resources(config: Config, environment: Mapping[str, str]) -> None:
+    problem = None if on_cluster(environment) else check_fits(resources(config), machine_cpus(), machine_gpus())
+    if problem:
+        raise ValueError(problem)
+
+
+def check_evaluated_scores(config: Config) -> None:
+    """The score that the last stage ranks by has to be evaluated, or there is no before and after."""
+    names = [name.rsplit(":", 1)[-1] for name in config.evaluation.scores]
+    ranked = next(iter(config.stages[-1].selection.rank_by))
+    if ranked not in names:
+        raise ValueError(f"stages rank by '{ranked}', evaluation.scores are {names}; add it there")
+
+
+def buffer_bytes(config: Config) -> int:
+    """What the buffer may have to hold: (max_staleness + 1) cohorts plus the window of the threshold."""
+    cohort = max(stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
+    window = max(stage.selection.window for stage in config.stages)
+    return ((config.loop.max_staleness + 1) * cohort + window) * ROLLOUT_BYTES
+
+
+def check_buffer(config: Config) -> None:
+    needed, bound = buffer_bytes(config), config.loop.max_buffer_bytes
+    if needed > bound:
+        raise ValueError(
+            f"the buffer may have to hold {show_bytes(needed)}, {config.loop.max_staleness + 1} cohorts and the window; "
+            f"loop.max_buffer_bytes is {show_bytes(bound)}; raise it, or lower tickets, clips_per_prompt or window"
+        )
+
+
+def check_prompts(config: Config) -> None:
+    from rlloop.recipes.build import heldout_prompts, training_prompts
+
+    training_prompts(config)
+    heldout_prompts(config)
+
+
+def disk_bytes(config: Config) -> int:
+    """Disk that a run may take: kept checkpoints, every stage's first and last, version 0, the rollouts, the rest."""
+    kept = config.trainer.keep_checkpoints + 2 * len(config.stages) + 1
+    checkpoint = CHECKPOINT_BYTES.get(config.generator.target, OTHER_CHECKPOINT_BYTES)
+    clips = sum(stage.generations * stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
+    return kept * checkpoint + clips * ROLLOUT_BYTES + SPARE_BYTES
+
+
+def prepare_run_dir(config: Config, where: str) -> None:
+    """Creates the run directory and sees that what is still to be written fits on its disk; a URI is left alone.
+
+    Raises:
+        ValueError: it cannot be written to, or the run does not fit.
+    """
+    if "://" in where:
+        return
+    run_dir = Path(where)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir) as probe:
+            probe.write(b"rlloop")
+    except OSError as error:
+        raise ValueError(
+            f"run_dir {run_dir} cannot be written to: {error.strerror}; choose another: run_dir=PATH"
+        ) from None
+    there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())
+    needed, free = max(SPARE_BYTES, disk_bytes(config) - there), shutil.disk_usage(run_dir).free
+    if needed > free:
+        raise ValueError(
+            f"run_dir {run_dir}: the run may write {show_bytes(needed)}, {show_bytes(free)} are free; "
+            "free some, lower trainer.keep_checkpoints or choose another: run_dir=PATH"
+        )
+
+
+def show_bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

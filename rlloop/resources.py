@@ -1,0 +1,101 @@
+"""What a run takes, as a table: actors, CPUs, GPUs and threads of each role, and whether this machine has them.
+
+Pure: `--dry-run` prints the rows, the start refuses what does not fit. CPUs are logical ones of Ray's scheduler;
+threads are what torch really uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlloop.config import Config
+
+
+@dataclass(frozen=True)
+class Row:
+    """One role: `num_actors` actors, each with so many logical CPUs, GPUs and torch threads."""
+
+    role: str
+    num_actors: int
+    cpus_each: float
+    gpus_each: float
+    threads_each: int
+
+    @property
+    def cpus(self) -> float:
+        return self.num_actors * self.cpus_each
+
+    @property
+    def gpus(self) -> float:
+        return self.num_actors * self.gpus_each
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What follows from a configuration, in counts over the whole run where not said otherwise."""
+
+    versions: int
+    tickets: int
+    candidates: int
+    candidates_per_generation: Mapping[str, int]  # stage -> clips
+    selected_per_generation: Mapping[str, int]  # stage -> clips, at most
+    updates: int
+    clips_per_evaluation: int
+    evaluations: int  # those always made: version 0 and the last of every stage
+
+
+def resources(config: Config) -> list[Row]:
+    """The rows of the resource table. Gate, pump, buffer and policy store take no CPU: they wait for others."""
+    roles = [("sampler", config.sampler), ("scorer", config.scorer), ("evaluator", config.evaluation)]
+    rows = [Row(name, role.num_actors, role.num_cpus, role.num_gpus, role.threads) for name, role in roles]
+    trainer = config.trainer
+    rows.insert(2, Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads))
+    return [*rows, Row("control", 4, 0.0, 0.0, 1)]
+
+
+def check_fits(rows: Sequence[Row], cpus: float, gpus: float) -> str | None:
+    """One line with both numbers if the sum of the rows is above what there is; None if all fits."""
+    for what, have, key in (("CPUs", cpus, "num_cpus"), ("GPUs", gpus, "num_gpus")):
+        takes = [(row.role, row.cpus if what == "CPUs" else row.gpus) for row in rows]
+        total = sum(amount for _, amount in takes)
+        if total > have + 1e-6:
+            parts = " + ".join(f"{role} {amount:g}" for role, amount in takes if amount)
+            return f"the roles take {total:g} {what} ({parts}), there are {have:g}; lower num_actors or {key} of one"
+    return None
+
+
+def machine_cpus() -> int:
+    """Logical CPUs that Ray is started with on one machine: at least 2, so that no role waits for a single one."""
+    return max(2, os.cpu_count() or 1)
+
+
+def machine_gpus() -> int:
+    """GPUs that a process here may use: those of CUDA_VISIBLE_DEVICES, else those of the NVIDIA driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    driver = Path("/proc/driver/nvidia/gpus")
+    return len(list(driver.iterdir())) if driver.is_dir() else 0
+
+
+def sizes(config: Config) -> Sizes:
+    """Counts that follow from the configuration."""
+    clips, stages = config.sampler.clips_per_prompt, config.stages
+    candidates = {stage.name: stage.tickets * clips for stage in stages}
+    selected = {}
+    for stage in stages:
+        pool, groups = (candidates[stage.name], 1) if stage.selection.per == "cohort" else (clips, stage.tickets)
+        selected[stage.name] = max(1, int(pool * stage.selection.top_fraction + 1e-9)) * groups
+    return Sizes(
+        versions=sum(stage.generations for stage in stages),
+        tickets=sum(stage.generations * stage.tickets for stage in stages),
+        candidates=sum(stage.generations * candidates[stage.name] for stage in stages),
+        candidates_per_generation=candidates,
+        selected_per_generation=selected,
+        updates=sum(stage.generations * sum(phase.updates for phase in stage.phases) for stage in stages),
+        clips_per_evaluation=config.evaluation.num_prompts * config.evaluation.seeds_per_prompt,
+        evaluations=1 + len(stages),
+    )
