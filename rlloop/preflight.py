@@ -15,11 +15,10 @@ from pathlib import Path
 from rlloop.config import Config
 from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 
-# Upper estimates, measured on the two shipped sizes: float16 latents of 156 x 32 (mini) and 430 x 40 (official) plus
-# scores; one checkpoint with EMA and Adam moments of 7 M and 120 M float32 parameters.
+# Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
+# checkpoint: weights, EMA and two Adam moments of 7 M float32 parameters; unknown here for other generators.
 ROLLOUT_BYTES = 64 * 2**10
 CHECKPOINT_BYTES = {"mini": 150 * 2**20}
-OTHER_CHECKPOINT_BYTES = 2 * 2**30
 SPARE_BYTES = 200 * 2**20  # audio, logs, event files
 
 
@@ -87,7 +86,7 @@ def check_buffer(config: Config) -> None:
     needed, bound = buffer_bytes(config), config.loop.max_buffer_bytes
     if needed > bound:
         raise ValueError(
-            f"the buffer may have to hold {show_bytes(needed)}, {config.loop.max_staleness + 1} cohorts and the window; "
+            f"the buffer may hold {show_bytes(needed)}, {config.loop.max_staleness + 1} cohorts and the window; "
             f"loop.max_buffer_bytes is {show_bytes(bound)}; raise it, or lower tickets, clips_per_prompt or window"
         )
 
@@ -102,7 +101,7 @@ def check_prompts(config: Config) -> None:
 def disk_bytes(config: Config) -> int:
     """Disk that a run may take: kept checkpoints, every stage's first and last, version 0, the rollouts, the rest."""
     kept = config.trainer.keep_checkpoints + 2 * len(config.stages) + 1
-    checkpoint = CHECKPOINT_BYTES.get(config.generator.target, OTHER_CHECKPOINT_BYTES)
+    checkpoint = CHECKPOINT_BYTES.get(config.generator.target, 0)
     clips = sum(stage.generations * stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
     return kept * checkpoint + clips * ROLLOUT_BYTES + SPARE_BYTES
 

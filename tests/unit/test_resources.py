@@ -1,0 +1,91 @@
+"""The resource table and the checks before a start."""
+
+import pytest
+
+from rlloop.config import PRESETS, build, load
+from rlloop.preflight import buffer_bytes, check_buffer, check_platform, choose_run_dir, disk_bytes, prepare_run_dir
+from rlloop.resources import check_fits, resources, sizes
+
+SMALL = {"sampler": {"num_actors": 2, "num_cpus": 0.4}, "scorer": {"num_cpus": 0.2}, "evaluation": {"num_cpus": 0.2}}
+
+
+def test_rows_sum_up():
+    rows = {row.role: row for row in resources(build(SMALL))}
+    assert list(rows) == ["sampler", "scorer", "trainer", "evaluator", "control"]
+    assert rows["sampler"].cpus == 0.8 and rows["control"].cpus == 0
+    assert sum(row.cpus for row in rows.values()) == pytest.approx(0.8 + 0.2 + 0.5 + 0.2)
+
+
+def test_a_refusal_has_both_numbers():
+    rows = resources(build(SMALL))
+    assert check_fits(rows, cpus=2, gpus=0) is None
+    assert check_fits(rows, cpus=1, gpus=0).startswith("the roles take 1.7 CPUs (sampler 0.8 + scorer 0.2")
+    assert "there are 1;" in check_fits(rows, cpus=1, gpus=0)
+    with_gpus = resources(build({"trainer": {"num_workers": 4, "num_gpus": 1}}))
+    assert "take 4 GPUs (trainer 4), there are 2" in check_fits(with_gpus, cpus=64, gpus=2)
+
+
+def test_tenths_that_sum_to_the_machine_fit():
+    rows = resources(build({"sampler": {"num_actors": 3, "num_cpus": 0.3}, "scorer": {"num_cpus": 0.1}}))
+    assert check_fits(rows, cpus=0.9 + 0.1 + 0.5 + 0.25, gpus=0) is None
+
+
+def test_the_default_fits_two_logical_cpus():
+    assert check_fits(resources(load("mini")), cpus=2, gpus=0) is None
+    two_workers = load("mini", ["trainer.num_workers=2", "trainer.num_cpus=0.25"])
+    assert check_fits(resources(two_workers), cpus=2, gpus=0) is None
+
+
+def test_sizes_by_hand():
+    stages = [
+        {"name": "a", "generations": 3, "tickets": 40, "phases": [{"updates": 60}, {"updates": 10}]},
+        {"name": "b", "generations": 1, "tickets": 5, "selection": {"per": "prompt", "top_fraction": 0.5}},
+    ]
+    counts = sizes(build({"stages": stages, "sampler": {"clips_per_prompt": 4}}))
+    assert (counts.versions, counts.tickets, counts.candidates, counts.updates) == (4, 125, 500, 270)
+    assert counts.selected_per_generation == {"a": 16, "b": 10}
+    assert (counts.clips_per_evaluation, counts.evaluations) == (60, 3)
+
+
+def test_run_dir_order(tmp_path):
+    config = build({"run_dir": str(tmp_path / "own")})
+    assert choose_run_dir(config, "mini", {"RLLOOP_RUNS": "/data"}) == str(tmp_path / "own")
+    assert choose_run_dir(build({}), "mini", {"RLLOOP_RUNS": "/data", "RAY_JOB_ID": "1"}) == "/data/mini"
+    assert choose_run_dir(build({}), "mini", {}).endswith("/runs/mini")
+    assert choose_run_dir(build({"run_dir": "s3://bucket/run"}), "mini", {}) == "s3://bucket/run"
+
+
+@pytest.mark.parametrize("variable", ["RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_a_job_without_a_lasting_place_is_refused(variable):
+    with pytest.raises(ValueError, match="set RLLOOP_RUNS or run_dir=PATH"):
+        choose_run_dir(build({}), "mini", {variable: "1"})
+
+
+def test_the_buffer_bound_is_checked_with_both_numbers():
+    config = build({"loop": {"max_buffer_bytes": 2**20}})
+    assert buffer_bytes(config) == 2 * 160 * 64 * 1024
+    with pytest.raises(ValueError, match="may hold 20 MiB, 2 cohorts .* is 1 MiB"):
+        check_buffer(config)
+
+
+def test_an_unwritable_run_dir_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written to: .*run_dir=PATH"):
+        prepare_run_dir(build({}), str(tmp_path / "file" / "run"))
+
+
+def test_a_full_disk_is_refused_with_both_numbers(tmp_path):
+    huge = build({"trainer": {"keep_checkpoints": 10**9}})
+    with pytest.raises(ValueError, match=r"may write [\d.]+ GiB, [\d.]+ GiB are free"):
+        prepare_run_dir(huge, str(tmp_path))
+    assert disk_bytes(load("mini")) < 2 * 2**30
+
+
+def test_platforms():
+    check_platform("Linux", "x86_64")
+    with pytest.raises(ValueError, match="this is Darwin arm64"):
+        check_platform("Darwin", "arm64")
+
+
+def test_presets_are_found():
+    assert (PRESETS / "mini.yaml").is_file()

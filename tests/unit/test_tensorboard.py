@@ -1,0 +1,129 @@
+"""Event files read back: every point once, also after a kill and a resume; only documented tags."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from rlloop.config import build
+from rlloop.views.tags import AUDIO, SCALARS, TEXT
+from rlloop.views.tensorboard import RunWriter
+from tests.unit.snapshots import BEGAN, cohort, evaluation, snapshot, train_point
+
+CONFIG = build({})
+
+
+def read_points(run_dir: Path) -> Counter:
+    """How often each (tag, step) stands in the event files."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    points: Counter = Counter()
+    for file in sorted((run_dir / "tensorboard").glob("events.*")):
+        for event in EventFileLoader(str(file)).Load():
+            points.update((value.tag.removesuffix("/text_summary"), event.step) for value in event.summary.value)
+    return points
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    tone = 0.1 * np.sin(np.arange(1600) * 0.2)
+    for name in ("v0.flac", "best.flac", "median.flac"):
+        soundfile.write(tmp_path / name, tone, 16_000)
+    return tmp_path
+
+
+def first(run_dir: Path):
+    heard = evaluation(0, [[0.0, 0.2], [0.4, None]], audio=("v0.flac", "missing.flac"))
+    return snapshot(str(run_dir), evaluations=(heard,), best_clip="best.flac", median_clip="median.flac")
+
+
+def later(run_dir: Path):
+    return snapshot(
+        str(run_dir),
+        time=BEGAN + 400,
+        cohorts=(cohort(0, 0.1), cohort(1, 0.2), cohort(2, 0.3)),
+        train=(train_point(2), train_point(3)),  # a trainer that restarted repeats update 2
+        evaluations=(*first(run_dir).evaluations, evaluation(2, [[0.1, 0.3], [0.7, 0.5]])),
+        weight_sync_seconds={1: 0.8, 2: 0.9},
+    )
+
+
+EXPECTED = {
+    "reward/cohort_mean": [0, 1, 2],
+    "reward/cohort_top": [0, 1, 2],
+    "reward/heldout": [0, 2],
+    "heldout/judge_mini": [0, 2],
+    "staleness/max": [0, 1, 2],
+    "train/loss": [1, 2, 3],
+    "sync/seconds": [1, 2],
+    "pools/sampler_idle": [0, 100],
+    "buffer/bytes": [0, 100],
+    "audio/heldout_0": [0],
+    "audio/best": [0],
+    "configuration": [0],
+    "audio/prompts": [0],
+}
+
+
+def check(points: Counter) -> None:
+    assert max(points.values()) == 1
+    for tag, steps in EXPECTED.items():
+        assert sorted(step for name, step in points if name == tag) == steps, tag
+
+
+def test_points_are_written_once(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    for shown in (first(run_dir), first(run_dir), later(run_dir)):
+        writer.write(shown)
+    writer.close()
+    check(read_points(run_dir))
+
+
+def test_a_resume_doubles_nothing(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(first(run_dir))
+    writer.close()
+    resumed = RunWriter(run_dir, CONFIG)
+    resumed.write(first(run_dir))
+    resumed.write(later(run_dir))
+    resumed.close()
+    check(read_points(run_dir))
+
+
+def test_a_kill_between_event_file_and_commit_doubles_nothing(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(first(run_dir))
+    marker = writer.events.marker.read_text()
+    writer.write(later(run_dir))
+    writer.close()
+    writer.events.marker.write_text(marker)  # as if the process had died before the second commit
+    resumed = RunWriter(run_dir, CONFIG)
+    resumed.write(later(run_dir))
+    resumed.close()
+    check(read_points(run_dir))
+
+
+def test_a_kill_before_the_first_commit_leaves_nothing_behind(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(first(run_dir))
+    writer.close()
+    writer.events.marker.unlink()
+    RunWriter(run_dir, CONFIG)
+    assert not read_points(run_dir)
+
+
+def test_every_tag_is_documented(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(later(run_dir))
+    writer.close()
+    documented = [re.sub(r"\{\w+\}", r"\\w+", tag) for tag in (*SCALARS, *AUDIO, *TEXT)]
+    for tag, _ in read_points(run_dir):
+        assert any(re.fullmatch(pattern, tag) for pattern in documented), tag
+
+
+def test_the_stored_configuration_is_the_default(run_dir):
+    (run_dir / "config.json").write_text(CONFIG.model_dump_json())
+    assert RunWriter(run_dir).config == CONFIG
