@@ -1,0 +1,1 @@
+"""Networks of the generator, and the generator as the loop sees it."""

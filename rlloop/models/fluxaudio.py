@@ -1,0 +1,191 @@
+"""FluxAudio: the velocity network of text-to-music flow matching (reference.md section 2).
+
+Sizes are arguments, module and state-dict names are the published ones; official and mini weights load into this class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlloop.models.score_conditioning import ScoreEmbedder, fourier_features, score_variant
+from rlloop.models.transformer import (
+    GLU,
+    Block,
+    ChannelLastConv1d,
+    JointBlock,
+    LastTextBlock,
+    glu_width,
+    modulate,
+    rotary_table,
+)
+
+
+@dataclass(frozen=True)
+class FluxAudioSpec:
+    """Sizes of a network. Defaults are FluxAudio-S at 44.1 kHz without score conditioning (section 2.1).
+
+    `depth` counts joint and fused blocks together; `score_variant` is None or a name of score_conditioning.VARIANTS.
+    """
+
+    num_heads: int = 7
+    head_dim: int = 64
+    depth: int = 12
+    fused_depth: int = 8
+    mlp_ratio: float = 4.0
+    latent_dim: int = 40
+    latent_seq_len: int = 430
+    text_dim: int = 1024
+    text_c_dim: int = 512
+    text_seq_len: int = 77
+    io_kernel: int = 7
+    block_kernel: int = 3
+    use_rope: bool = True
+    score_variant: str | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Width D of the network."""
+        return self.num_heads * self.head_dim
+
+
+class Conditions(NamedTuple):
+    """Projected conditions: text tokens [B, M, D] and pooled text [B, D]. Computed once per sampling."""
+
+    text: Tensor
+    pooled: Tensor
+
+
+class TimestepEmbedder(nn.Module):
+    """t [B] in [0, 1] -> [B, D]."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(fourier_features(t).to(t.dtype))
+
+
+class FinalLayer(nn.Module):
+    """Modulated normalisation and a convolution to the latent channels."""
+
+    def __init__(self, hidden: int, latent_dim: int, kernel: int):
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
+        self.conv = ChannelLastConv1d(hidden, latent_dim, kernel)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.conv(modulate(x, *self.adaLN_modulation(c).chunk(2, dim=-1)))
+
+
+class FluxAudio(nn.Module):
+    """Joint blocks over audio and text, then fused blocks over audio.
+
+    `network(x_t, t, {"text", "text_c"}, score)` is the call of the trainer; a sampler projects the text once with
+    `preprocess_conditions` and calls `predict_flow` per step.
+    """
+
+    def __init__(self, spec: FluxAudioSpec):
+        super().__init__()
+        self.spec = spec
+        d, width = spec.hidden, glu_width(spec.hidden, spec.mlp_ratio)
+        sizes = {
+            "latent_mean": (1, 1, spec.latent_dim),
+            "latent_std": (1, 1, spec.latent_dim),
+            "empty_string_feat": (spec.text_seq_len, spec.text_dim),
+            "empty_string_feat_c": (spec.text_c_dim,),
+        }
+        for name, shape in sizes.items():  # stored with the weights, never trained
+            fill = torch.ones if name == "latent_std" else torch.zeros
+            self.register_parameter(name, nn.Parameter(fill(shape), requires_grad=False))
+        self.audio_input_proj = nn.Sequential(
+            ChannelLastConv1d(spec.latent_dim, d, spec.io_kernel), nn.SELU(), GLU(d, width, spec.io_kernel)
+        )
+        self.text_input_proj = nn.Sequential(nn.Linear(spec.text_dim, d), GLU(d, width))
+        self.text_cond_proj = nn.Sequential(nn.Linear(spec.text_c_dim, d), GLU(d, width))
+        self.t_embed = TimestepEmbedder(d)
+        sizes_of_block = (d, spec.head_dim, width)
+        text_blocks = [Block(*sizes_of_block, 0) for _ in range(spec.depth - spec.fused_depth - 1)]
+        text_blocks.append(LastTextBlock(d, spec.head_dim))
+        self.joint_blocks = nn.ModuleList(
+            JointBlock(*sizes_of_block, spec.block_kernel, text_block=block) for block in text_blocks
+        )
+        self.fused_blocks = nn.ModuleList(Block(*sizes_of_block, spec.block_kernel) for _ in range(spec.fused_depth))
+        self.final_layer = FinalLayer(d, spec.latent_dim, spec.io_kernel)
+        if spec.score_variant is not None:
+            self.score_variant = score_variant(spec.score_variant)
+            self.score_embed = ScoreEmbedder(d)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Section 2.6: an untrained network predicts exactly zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for index in (0, 2):
+            nn.init.normal_(self.t_embed.mlp[index].weight, std=0.02)
+        zero = [m.adaLN_modulation[1] for m in self.modules() if hasattr(m, "adaLN_modulation")]
+        zero += [self.final_layer.conv]
+        if hasattr(self, "score_embed"):
+            zero.append(self.score_embed.mlp[2])
+        for module in zero:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Autoencoder latents [B, L, D] to the network's scale; a new tensor."""
+        return (latents - self.latent_mean) / self.latent_std
+
+    def unnormalise(self, latents: Tensor) -> Tensor:
+        """Inverse of `normalise`."""
+        return latents * self.latent_std + self.latent_mean
+
+    def preprocess_conditions(self, text: Tensor, text_c: Tensor) -> Conditions:
+        """Projects text features [B, M, text_dim] and pooled features [B, text_c_dim]."""
+        return Conditions(self.text_input_proj(text), self.text_cond_proj(text_c))
+
+    def get_empty_conditions(self, batch_size: int, negative: tuple[Tensor, Tensor] | None = None) -> Conditions:
+        """Projected features of the empty prompt, or of raw `negative` (text, text_c), for `batch_size` rows."""
+        text, text_c = negative or (self.empty_string_feat[None], self.empty_string_feat_c[None])
+        return Conditions(*(h.expand(batch_size, *h.shape[1:]) for h in self.preprocess_conditions(text, text_c)))
+
+    def predict_flow(self, x: Tensor, t: Tensor, cond: Conditions, score: Tensor | None = None) -> Tensor:
+        """Velocity at normalised latents x [B, L, D] and times t [B], t = 1 being noise.
+
+        Args:
+            score: [B], NaN where there is none; None for all. Ignored by a network without score conditioning.
+        Returns:
+            [B, L, D].
+        """
+        c = (self.t_embed(t) + cond.pooled)[:, None]
+        x, text = self.audio_input_proj(x), cond.text
+        if hasattr(self, "score_embed"):
+            e = self.score_embed(t.new_full(t.shape, torch.nan) if score is None else score)
+            c, x, text = (
+                self.score_variant.condition(c, e),
+                self.score_variant.audio(x, e),
+                self.score_variant.text(text, e),
+            )
+        table, text_table = self._rotary(x), self._rotary(text)
+        for block in self.joint_blocks:
+            x, text = block(x, text, c, table, text_table)
+        for block in self.fused_blocks:
+            x = block(x, c, table)
+        if hasattr(self, "score_embed"):
+            x = self.score_variant.trim(x)
+        return self.final_layer(x, c)
+
+    def forward(self, x_t: Tensor, t: Tensor, conditions: dict[str, Tensor], score: Tensor | None = None) -> Tensor:
+        """Velocity from raw prompt features {"text": [B, M, text_dim], "text_c": [B, text_c_dim]}."""
+        return self.predict_flow(x_t, t, self.preprocess_conditions(conditions["text"], conditions["text_c"]), score)
+
+    def _rotary(self, tokens: Tensor) -> Tensor | None:
+        if not self.spec.use_rope:
+            return None
+        return rotary_table(tokens.shape[1], self.spec.head_dim, tokens.device)
