@@ -92,10 +92,16 @@ def check_buffer(config: Config) -> None:
 
 
 def check_prompts(config: Config) -> None:
+    """The prompt files can be read and are long enough, and the mini stack has features for own prompts."""
     from rlloop.recipes.build import heldout_prompts, training_prompts
 
-    training_prompts(config)
-    heldout_prompts(config)
+    prompts = training_prompts(config) + heldout_prompts(config)
+    if config.generator.target == "mini" and (config.prompts or config.heldout_prompts):
+        from rlloop.models.text import PromptFeatures, prompt_key
+
+        features = PromptFeatures(config.generator.text_encoder)
+        new = [prompt for prompt in prompts if prompt_key(prompt) not in features.rows]
+        features.encode(new[:1])  # one is enough to learn that the encoder is not installed
 
 
 def disk_bytes(config: Config) -> int:

@@ -40,7 +40,7 @@ def dashboard(snapshot: Snapshot, config: Config) -> Panel:
 def bar(share: float, width: int = BAR_WIDTH) -> Text:
     """A horizontal bar filled to `share` in [0, 1]."""
     filled = round(min(max(share, 0.0), 1.0) * width)
-    return Text.assemble(("━" * filled, "cyan"), ("━" * (width - filled), "bright_black"))
+    return Text.assemble(("━" * filled, "cyan"), ("─" * (width - filled), "bright_black"))
 
 
 def progress_line(snapshot: Snapshot) -> Text:

@@ -3,7 +3,16 @@
 import pytest
 
 from rlloop.config import PRESETS, build, load
-from rlloop.preflight import buffer_bytes, check_buffer, check_platform, choose_run_dir, disk_bytes, prepare_run_dir
+from rlloop.preflight import (
+    buffer_bytes,
+    check_buffer,
+    check_evaluated_scores,
+    check_platform,
+    check_prompts,
+    choose_run_dir,
+    disk_bytes,
+    prepare_run_dir,
+)
 from rlloop.resources import check_fits, resources, sizes
 
 SMALL = {"sampler": {"num_actors": 2, "num_cpus": 0.4}, "scorer": {"num_cpus": 0.2}, "evaluation": {"num_cpus": 0.2}}
@@ -79,6 +88,27 @@ def test_a_full_disk_is_refused_with_both_numbers(tmp_path):
     with pytest.raises(ValueError, match=r"may write [\d.]+ GiB, [\d.]+ GiB are free"):
         prepare_run_dir(huge, str(tmp_path))
     assert disk_bytes(load("mini")) < 2 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), ("", "holds no prompt"), ("\n \n", "holds no prompt")]
+)
+def test_prompt_files_are_read_before_anything_starts(tmp_path, content, message):
+    file = tmp_path / "own.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        check_prompts(build({"prompts": str(file)}))
+
+
+def test_own_prompts_go_through_word_vectors(tmp_path):
+    (tmp_path / "own.txt").write_text("a slow waltz nobody has written yet\n")
+    check_prompts(build({"prompts": str(tmp_path / "own.txt"), "generator": {"text_encoder": "words"}}))
+
+
+def test_the_reward_has_to_be_evaluated():
+    with pytest.raises(ValueError, match="rank by 'tunejury_mini', evaluation.scores are .'judge_mini'."):
+        check_evaluated_scores(build({"evaluation": {"scores": ["judge_mini"]}}))
 
 
 def test_platforms():
