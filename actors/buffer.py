@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 
 from actors.session import Session
@@ -68,14 +67,15 @@ class Buffer:
             self._do(r.Leased(decision.ticket, decision.version, segment, slot))
         return decision
 
-    def started(self, ticket: int, worker: str) -> str:
-        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew)."""
+    def started(self, ticket: int, worker: str) -> tuple[str, int]:
+        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew), and the
+        version of now: what waited in a queue since its lease is sampled with it."""
         record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
         if isinstance(record, r.Failed):
-            return "failed"
+            return "failed", self.ledger.version
         if record is not None:
             self._do(record)
-        return "go" if self.ledger.tickets[ticket].state == "leased" else "skip"
+        return "go" if self.ledger.tickets[ticket].state == "leased" else "skip", self.ledger.version
 
     def has_work(self) -> bool:
         """Whether a new segment would find a ticket that may start now."""
@@ -154,14 +154,15 @@ class Buffer:
             self.last_progress = time.time()
             self._prune(version - 2)
 
-    def progress(self, state: str, points: list[TrainPoint]) -> None:
-        """The trainer's report; a gauge."""
+    def progress(self, state: str, points: list[TrainPoint]) -> str:
+        """The trainer's report; a gauge. Answers the stop reason, or ''."""
         self.trainer_state = state
         self.points.extend(points)
         for point in points:
             self.busy.add("trainer", point.seconds)
         if points:
             self.last_progress = time.time()
+        return self.stop_reason
 
     # ---- the driver's side
 
@@ -276,6 +277,3 @@ def lock_journal(run_dir: Path, timeout_s: float):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"buffer waits for the buffer of an earlier epoch on {path} since {timeout_s:.0f} s") from None
             time.sleep(0.2)
-
-
-__all__ = ["Buffer", "lock_journal", "newer_epoch", "replace"]

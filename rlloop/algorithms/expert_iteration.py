@@ -23,9 +23,8 @@ class ExpertIteration:
         return rule(candidates, settings.top_fraction)
 
     def loss(self, predict: Predict, batch: Batch) -> Tensor:
-        from rlloop.algorithms.losses import velocity_error
-        from rlloop.flow.path import interpolate, velocity_target
+        from rlloop.flow.path import interpolate, velocity_error
 
         x_t = interpolate(batch.latents, batch.noise, batch.t)
         v = predict(x_t, batch.t, batch.conditions, batch.score)
-        return velocity_error(v, velocity_target(batch.latents, batch.noise)).mean()
+        return velocity_error(v, batch.latents, batch.noise).mean()

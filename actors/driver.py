@@ -1,0 +1,222 @@
+"""The driver: starts the actors and the trainer's thread, watches, shows, and ends the run with a reason and a status.
+
+The main thread owns the signals, the terminal view and the only TensorBoard writer; it never waits for an actor
+without a deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actors import startup
+from actors.observer import Observer
+from actors.session import Session
+from rlloop.config import Config
+from rlloop.views.summary import build_summary, print_summary, write_summary
+from rlloop.views.tensorboard import RunWriter
+from rlloop.views.terminal import LiveView
+
+log = logging.getLogger(__name__)
+TICK_S = 1.0
+INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@dataclass
+class Outcome:
+    """How the run ended: finished | stopped | failed, why, and the exit status."""
+
+    status: str = "finished"
+    reason: str = ""
+    exit_status: int = 0
+
+
+@dataclass
+class Signals:
+    """The first SIGINT or SIGTERM asks for a checkpoint and a clean end, the second ends at once."""
+
+    received: list[int] = field(default_factory=list)
+
+    def install(self) -> None:
+        for number in INTERRUPTED:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame) -> None:
+        self.received.append(number)
+        if len(self.received) > 1:
+            os._exit(INTERRUPTED[signal.Signals(number)])
+
+
+def run(config: Config, run_dir: str) -> int:
+    """Runs or resumes the loop in `run_dir`; returns the exit status.
+
+    Raises:
+        ValueError: the run directory is in use, holds another run, or is damaged; one line.
+    """
+    path = Path(run_dir).resolve()
+    lock = startup.lock_run_dir(path)
+    signals = Signals()
+    signals.install()
+    try:
+        with LiveView(config) as view:
+            view.phase("checking the run directory")
+            startup.store_config(path, config)
+            view.phase("writing version 0")
+            startup.write_version_zero(path, config)
+            session = Session(str(path), startup.take_epoch(path))
+            view.phase("starting Ray")
+            startup.start_ray(config)
+            outcome, snapshot = _drive(session, view, signals)
+        summary = build_summary(config, snapshot, status=outcome.status, reason=outcome.reason)
+        write_summary(path, summary)
+        print_summary(summary)
+        return outcome.exit_status
+    finally:
+        _shutdown()
+        lock.close()
+
+
+def _drive(session: Session, view: LiveView, signals: Signals):
+    """Starts everything and watches it to its end; returns (outcome, last snapshot)."""
+    startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
+    view.phase("starting the actors")
+    start_actors(session)
+    trainer = TrainerThread(session)
+    trainer.start()
+    observer = Observer(session)
+    writer = RunWriter(session.path, session.config)
+    view.phase("loading the models")
+    outcome = None
+    while outcome is None:
+        time.sleep(TICK_S)
+        snapshot = observer.snapshot()
+        view.update(snapshot)
+        writer.write(snapshot)
+        outcome = _decide(session, signals, trainer, observer)
+    session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=30)
+    view.phase("checkpointing and ending")
+    trainer.join(timeout=session.config.loop.wait_timeout_s)
+    if outcome.status == "finished":
+        observer.wait_for_evaluations(view, writer)
+    snapshot = observer.snapshot()
+    writer.write(snapshot)
+    view.update(snapshot)
+    writer.close()
+    return outcome, snapshot
+
+
+def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer: Observer) -> Outcome | None:
+    """Whether the run is over, and how. None while it goes on."""
+    report = observer.report
+    if signals.received:
+        number = signal.Signals(signals.received[0])
+        return Outcome("stopped", f"{number.name} received", INTERRUPTED[number])
+    if report.get("fatal"):
+        return Outcome("failed", report["fatal"], 1)
+    if observer.evaluator_error:
+        return Outcome("failed", observer.evaluator_error, 1)
+    if not trainer.is_alive():
+        if trainer.error:
+            return Outcome("failed", f"trainer: {trainer.error}", 1)
+        if report.get("version", 0) >= session.plan.num_versions:
+            return Outcome()
+        reason = report.get("stopped") or report.get("stop_reason") or "the trainer returned early"
+        return Outcome("failed", reason, 1)
+    if report.get("stop_reason"):
+        return Outcome("failed", report["stop_reason"], 1)
+    quiet = time.time() - observer.last_progress
+    if quiet > session.config.loop.stall_timeout_s:
+        return Outcome("failed", f"neither a commit nor a step since {quiet:.0f} s; {observer.whereabouts()}", 1)
+    return None
+
+
+def start_actors(session: Session) -> None:
+    """Creates the control actors by name; each restarts by itself for ever."""
+    import ray
+
+    from actors.buffer import Buffer
+    from actors.evaluator import Evaluator
+    from actors.pump import Pump
+    from actors.store import PolicyStore
+
+    evaluation = session.config.evaluation
+    for name, cls, options in (
+        ("buffer", Buffer, {}),
+        ("store", PolicyStore, {}),
+        ("evaluator", Evaluator, {"num_cpus": evaluation.num_cpus, "num_gpus": evaluation.num_gpus}),
+        ("pump", Pump, {}),
+    ):
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, **options}
+        handle = ray.remote(cls).options(name=name, namespace=session.namespace, **options).remote(session)
+        _HANDLES.append(handle)  # a named actor that is not detached lives as long as a handle to it
+        if name in ("buffer", "store"):
+            _await_ready(name, handle, session.config.loop.wait_timeout_s)
+
+
+_HANDLES: list = []
+
+
+def _await_ready(name: str, handle, timeout_s: float) -> None:
+    """Waits for an actor's __init__.
+
+    Raises:
+        ValueError: what __init__ raised, as one line.
+        TimeoutError: it did not come up in time.
+    """
+    import ray
+
+    try:
+        ray.get(handle.__ray_ready__.remote(), timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        raise TimeoutError(f"driver waits for actor {name} to start since {timeout_s:.0f} s") from None
+    except ray.exceptions.RayActorError as error:
+        raise ValueError(f"{name} cannot start: {str(error).strip().splitlines()[-1]}") from None
+
+
+class TrainerThread(threading.Thread):
+    """One TorchTrainer.fit(); in a thread, because on the main thread Train installs an aborting SIGINT handler."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(name="trainer", daemon=True)
+        self.session, self.error = session, ""
+
+    def run(self) -> None:
+        try:
+            self._fit()
+        except Exception as error:
+            log.exception("fit() ended")
+            self.error = " ".join(str(error).split())[-400:] or type(error).__name__
+
+    def _fit(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from actors.trainer import train_worker
+
+        session, settings = self.session, self.session.config.trainer
+        use_gpu = settings.num_gpus > 0
+        resources = {"CPU": settings.num_cpus, **({"GPU": settings.num_gpus} if use_gpu else {})}
+        TorchTrainer(
+            train_worker,
+            train_loop_config={"run_dir": session.run_dir, "epoch": session.epoch},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=f"epoch{session.epoch:06d}",
+                storage_path=str(session.path / "ray_train"),
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+            ),
+        ).fit()
+
+
+def _shutdown() -> None:
+    import ray
+
+    _HANDLES.clear()
+    if ray.is_initialized():
+        ray.shutdown()

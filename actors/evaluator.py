@@ -1,0 +1,119 @@
+"""Evaluator: a named actor that samples and scores fixed held-out (prompt, seed) pairs with a pinned version.
+
+It uses the same Sampler and Scorer outside the stream; its rollouts never enter the buffer. Results are files, one a
+version, so they are idempotent and survive everything. It also decodes the best and the median rollout to listen to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import asdict
+
+import numpy as np
+
+from actors.session import Session
+from actors.store import fetch_arrays
+from rlloop.loop.snapshot import EvaluationResult
+
+log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Life: loading -> (evaluating | listening | idle) until the driver ends it. The loop is a thread of __init__."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.config = session, session.config
+        self.state, self.error = "loading", ""
+        self.extremes: tuple | None = None
+        self.clips: dict[str, str] = {}
+        self.thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
+        self.thread.start()
+
+    def status(self) -> dict:
+        """Results so far (by version), what it does now, and the paths of the clips of the moment."""
+        from rlloop.recipes.evaluations import stored_results
+
+        return {
+            "state": self.state,
+            "error": self.error,
+            "results": stored_results(self.session.path),
+            "missing": self._missing(),
+            "clips": dict(self.clips),
+        }
+
+    def _missing(self) -> list[int]:
+        """Required versions without a stored result."""
+        from rlloop.recipes.evaluations import stored_results
+
+        stored = {result.version for result in stored_results(self.session.path)}
+        return [version for version in self.session.plan.required_versions() if version not in stored]
+
+    def _run(self) -> None:
+        from rlloop.recipes.build import heldout_prompts
+        from rlloop.recipes.sampler import Sampler
+        from rlloop.recipes.scorer import Scorer
+
+        try:
+            self.prompts = heldout_prompts(self.config)
+            self.sampler = Sampler(self.config, self.config.evaluation.threads)
+            self.scorer = Scorer(self.config, self.config.evaluation.scores, self.config.evaluation.threads)
+            while True:
+                version = self._next_version()
+                if version is not None:
+                    self.state = f"evaluating version {version}"
+                    self._evaluate(version)
+                self.state = "idle"
+                self._listen()
+                time.sleep(0.5)
+        except Exception as error:
+            self.error = f"evaluator: {type(error).__name__}: {error}"
+            log.exception("evaluator ended")
+
+    def _next_version(self) -> int | None:
+        """The lowest required version that is published and not stored; else the newest one, if configured."""
+        from rlloop.recipes.evaluations import next_version, stored_results
+
+        newest = self.session.call("evaluator", "store", "newest")
+        stored = {result.version for result in stored_results(self.session.path)}
+        required = self.session.plan.required_versions()
+        return next_version(newest, stored, required, self.config.evaluation.in_between)
+
+    def _evaluate(self, version: int) -> None:
+        from rlloop.recipes.evaluations import evaluate, write_result
+
+        began = time.time()
+        _, arrays = fetch_arrays(self.session, "evaluator", version)
+        self.sampler.load(arrays, version)
+
+        def progress(done: int, total: int, seconds: float) -> None:
+            self.state = f"evaluating version {version}: {done} of {total} clips"
+            self.session.tell("buffer", "add_busy", "evaluator", seconds)
+
+        stage = self.session.plan.stage_of(max(0, version - 1)).name
+        result = evaluate(
+            self.sampler, self.scorer, self.prompts, self.config, self.session.path, version, stage, progress
+        )
+        write_result(self.session.path, EvaluationResult(**{**asdict(result), "seconds": time.time() - began}))
+
+    def _listen(self) -> None:
+        """Decodes the best and the median rollout of the newest cohort."""
+        from rlloop.data.rollouts import read_rows, rollout_path
+        from rlloop.recipes.evaluations import write_clip
+
+        found = self.session.call("evaluator", "buffer", "extremes")
+        if found is None or found == self.extremes:
+            return
+        k, best, median = found
+        for name, (ticket, clip) in (("best", best), ("median", median)):
+            path = rollout_path(self.session.path, ticket)
+            if path.exists():
+                row = read_rows(path, {clip: ""}, "")[0]
+                audio = self.sampler.decode(np.asarray(row.latents)[None])[0]
+                self.clips[name] = write_clip(
+                    self.session.path, f"generation{k:06d}-{name}", audio, self.sampler.generator.sample_rate_hz
+                )
+        (self.session.path / "audio" / "moment.json").write_text(json.dumps(self.clips))
+        self.extremes = found

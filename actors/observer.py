@@ -1,0 +1,156 @@
+"""Observer: gathers what the views show by calls that never block the driver for long."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import ray
+
+from actors.session import Session
+from rlloop.loop.snapshot import EvaluationResult, PoolStats, Snapshot
+
+GET_TIMEOUT_S = 5.0
+
+
+class Observer:
+    """Polls buffer, store and evaluator; keeps the last answer of each when one is restarting."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.started_at = time.time()
+        self.report: dict[str, Any] = {}
+        self.evaluator: dict[str, Any] = {}
+        self.sync: dict[int, float] = {}
+        self.last_step = 0
+        self.pending: dict[str, Any] = {}
+        self.restarts: dict[str, int] = {}
+        self.pids: dict[str, str] = {}
+
+    @property
+    def evaluator_error(self) -> str:
+        return self.evaluator.get("error", "")
+
+    @property
+    def last_progress(self) -> float:
+        return max(self.report.get("last_progress", 0.0), self.started_at)
+
+    def whereabouts(self) -> str:
+        """Who was doing what when nothing came any more."""
+        return (
+            f"trainer: {self.report.get('trainer_state', 'unknown')}; evaluator: {self.evaluator.get('state', 'unknown')}; "
+            f"tickets: {self.report.get('tickets', {})}"
+        )
+
+    def snapshot(self) -> Snapshot:
+        """One picture of the run; parts that do not answer in time show their last known state."""
+        self._refresh("buffer", "report", self.last_step)
+        self._refresh("evaluator", "status")
+        self._refresh("store", "sync_seconds")
+        points = [p for p in self.report.get("points", []) if p.step > self.last_step]
+        self.last_step = max((p.step for p in points), default=self.last_step)
+        return self._compose(points)
+
+    def wait_for_evaluations(self, view, writer) -> None:
+        """Until every required version has its stored result; the driver's stall deadline applies to silence.
+
+        Raises:
+            TimeoutError: names the versions that are missing.
+        """
+        began = time.time()
+        while True:
+            snapshot = self.snapshot()
+            view.update(snapshot)
+            writer.write(snapshot)
+            if self.evaluator and not self.evaluator.get("missing", [0]):
+                return
+            quiet = time.time() - max(began, self.last_progress)
+            if self.evaluator_error or quiet > self.session.config.loop.stall_timeout_s:
+                missing = self.evaluator.get("missing")
+                raise TimeoutError(f"driver waits for the evaluation of versions {missing} since {quiet:.0f} s; {self.evaluator_error}")
+            time.sleep(1.0)
+
+    def _refresh(self, name: str, method: str, *args: Any) -> None:
+        """Takes an answer if there is one; asks again otherwise. A dead or busy actor leaves the last answer."""
+        try:
+            future = self.pending.pop(name, None) or getattr(self.session.actor(name), method).remote(*args)
+            if not ray.wait([future], timeout=GET_TIMEOUT_S)[0]:
+                self.pending[name] = future
+                return
+            answer = ray.get(future)
+        except (ray.exceptions.RayError, ValueError):
+            return
+        if name == "store":
+            self.sync = answer
+        elif name == "buffer":
+            self.report = answer
+        else:
+            self.evaluator = answer
+
+    def _compose(self, points: list) -> Snapshot:
+        report, plan = self.report, self.session.plan
+        version = report.get("version", 0)
+        generation = min(version, plan.num_versions - 1)
+        clips = self.evaluator.get("clips", {}) or self._stored_clips()
+        steps = sum(plan.steps_of(g.k) for g in plan.generations)
+        return Snapshot(
+            time=time.time(),
+            started_at=self.started_at,
+            run_dir=self.session.run_dir,
+            stage=plan.stage_of(generation).name,
+            version=version,
+            num_versions=plan.num_versions,
+            generation=generation,
+            tickets=report.get("tickets", {"open": plan.num_tickets}),
+            segment=report.get("segment", 0),
+            clips_generated=report.get("clips_generated", 0),
+            clips_per_minute=report.get("clips_per_minute", 0.0),
+            failures=report.get("failures", {}),
+            restarts=report.get("restarts", {}),
+            buffer_rollouts=report.get("buffer_rollouts", 0),
+            buffer_bytes=report.get("buffer_bytes", 0),
+            oldest_rollout_seconds=report.get("oldest_rollout_seconds"),
+            staleness_now=report.get("staleness_now"),
+            pools=self._pools(),
+            trainer_state=report.get("trainer_state", "starting"),
+            train_step=max([self.last_step, plan.steps_before(version) if version < plan.num_versions else steps]),
+            train_steps_total=steps,
+            cohorts=tuple(report.get("cohorts", ())),
+            train=tuple(points),
+            evaluations=tuple(self.evaluator.get("results", ()) or self._stored_results()),
+            weight_sync_seconds=self.sync,
+            best_clip=clips.get("best"),
+            median_clip=clips.get("median"),
+            messages=tuple(report.get("messages", ())),
+            eta_seconds=self._eta(report),
+        )
+
+    def _pools(self) -> dict[str, PoolStats]:
+        config, busy, items = self.session.config, self.report.get("busy", {}), self.report.get("items", {})
+        sizes = {
+            "sampler": config.sampler.num_actors,
+            "scorer": config.scorer.num_actors,
+            "trainer": 1,
+            "evaluator": config.evaluation.num_actors,
+        }
+        return {
+            role: PoolStats(size, items.get(role, 0), min(1.0, busy.get(role, 0.0) / size)) for role, size in sizes.items()
+        }
+
+    def _eta(self, report: dict) -> float | None:
+        """Seconds left: generations still to close, at the pace of those that closed in this start."""
+        closed = [c.closed_at for c in report.get("cohorts", ()) if c.closed_at > self.started_at]
+        left = self.session.plan.num_versions - report.get("version", 0)
+        if len(closed) < 2:
+            return None
+        return left * (closed[-1] - closed[0]) / (len(closed) - 1)
+
+    def _stored_results(self) -> list[EvaluationResult]:
+        from rlloop.recipes.evaluations import stored_results
+
+        return stored_results(self.session.path)
+
+    def _stored_clips(self) -> dict[str, str]:
+        path = self.session.path / "audio" / "moment.json"
+        return json.loads(path.read_text()) if path.exists() else {}

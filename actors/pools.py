@@ -1,0 +1,119 @@
+"""The three stages of a Ray Data segment: gate, sampler pool, scorer pool. One ticket is one row and one block in each.
+
+Exceptions of model code become failed rows: Ray Data does not retry them and would end the segment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+
+from actors.session import Session
+from actors.store import fetch_arrays
+from rlloop.loop import gate
+from rlloop.loop.plan import clip_seeds, prompt_index
+
+Rows = dict[str, np.ndarray]
+POLL_S = 0.1
+
+
+def as_row(**fields: Any) -> Rows:
+    """One row: every field becomes a column of length one."""
+    return {name: np.asarray(value)[None] for name, value in fields.items()}
+
+
+class Gate:
+    """Hands one ticket to each slot, waiting where the gate rule says wait; a pool of one."""
+
+    def __init__(self, run_dir: str, epoch: int, segment: int) -> None:
+        self.session, self.segment, self.ended = Session(run_dir, epoch), segment, False
+
+    def __call__(self, slots: Rows) -> Rows:
+        slot = int(slots["id"][0])
+        while not self.ended:
+            decision = self.session.call("gate", "buffer", "next_ticket", self.segment, slot)
+            if isinstance(decision, gate.Grant):
+                return as_row(ticket=decision.ticket, version=decision.version)
+            self.ended = isinstance(decision, gate.End)
+            if not self.ended:
+                time.sleep(POLL_S)
+        return as_row(ticket=-1, version=-1)
+
+
+class SamplerStage:
+    """One sampler actor: keeps its weights fresh and draws one ticket at a time."""
+
+    def __init__(self, run_dir: str, epoch: int) -> None:
+        from rlloop.recipes.build import training_prompts
+        from rlloop.recipes.sampler import Sampler
+
+        self.session = Session(run_dir, epoch)
+        self.config = self.session.config
+        self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.prompts = training_prompts(self.config)
+        self.sampler = Sampler(self.config, self.config.sampler.threads)
+
+    def __call__(self, granted: Rows) -> Rows:
+        ticket, version = int(granted["ticket"][0]), int(granted["version"][0])
+        if ticket < 0:
+            return as_row(ticket=-1)
+        answer, newest = self.session.call(self.worker, "buffer", "started", ticket, self.worker)
+        if answer == "skip":
+            return as_row(ticket=-1)
+        if answer == "failed":
+            return as_row(ticket=ticket, version=version, failure="its workers died while computing it")
+        try:
+            return self._sample(ticket, max(version, newest))
+        except Exception as error:
+            return as_row(ticket=ticket, version=version, failure=f"sampler: {type(error).__name__}: {error}")
+
+    def _sample(self, ticket: int, version: int) -> Rows:
+        began = time.monotonic()
+        if self.sampler.version is None or self.sampler.version < version:
+            found, arrays = fetch_arrays(self.session, self.worker, version)
+            self.sampler.load(arrays, found)
+            self.session.tell("store", "loaded", found, self.worker)
+        seeds = clip_seeds(self.config.seed, ticket, self.config.sampler.clips_per_prompt)
+        prompt = self.prompts[prompt_index(self.config.seed, ticket, len(self.prompts))]
+        drawn = self.sampler.sample([prompt] * len(seeds), seeds, self.config.sampling)
+        return as_row(
+            ticket=ticket,
+            version=self.sampler.version,
+            failure="",
+            prompt=prompt,
+            seeds=np.array(seeds, np.int64),
+            latents=drawn.latents,
+            audio=drawn.audio,
+            rate=drawn.sample_rate_hz,
+            sampler_s=time.monotonic() - began,
+        )
+
+
+class ScorerStage:
+    """One scorer actor: replaces a ticket's audio by named scores."""
+
+    def __init__(self, run_dir: str, epoch: int) -> None:
+        from rlloop.recipes.scorer import Scorer
+
+        config = Session(run_dir, epoch).config
+        self.scorer = Scorer(config, config.scorer.rewards, config.scorer.threads)
+
+    def __call__(self, sampled: Rows) -> Rows:
+        if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):
+            return sampled
+        began = time.monotonic()
+        row = {name: column[0] for name, column in sampled.items()}
+        try:
+            prompts = [str(row["prompt"])] * len(row["audio"])
+            scores, reasons = self.scorer.score(np.asarray(row["audio"]), int(row["rate"]), prompts)
+        except Exception as error:
+            failure = f"scorer: {type(error).__name__}: {error}"
+            return as_row(ticket=row["ticket"], version=row["version"], failure=failure)
+        del row["audio"]
+        judged = json.dumps({"scores": scores, "reasons": reasons})
+        return as_row(**row, judged=judged, scorer_s=time.monotonic() - began)

@@ -1,0 +1,116 @@
+"""Pump: a named actor that runs one Ray Data segment after another and commits each scored ticket to the buffer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import traceback
+
+import numpy as np
+
+from actors.pools import Gate, SamplerStage, ScorerStage
+from actors.session import Session
+from rlloop.data.rollouts import ScoredTicket
+
+log = logging.getLogger(__name__)
+MAX_BARREN_SEGMENTS = 3
+
+
+class Pump:
+    """Life: idle -> segment -> idle ... -> done. The loop is a thread of __init__, so a restart needs nobody."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.state, self.segment, self.restarts = "idle", 0, 0
+        self.thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self.thread.start()
+
+    def status(self) -> dict:
+        return {"state": self.state, "segment": self.segment, "alive": self.thread.is_alive()}
+
+    def _run(self) -> None:
+        barren = 0
+        while self.state != "done":
+            if not self.session.call("pump", "buffer", "has_work"):
+                self.state = "idle"
+                time.sleep(0.2)
+                continue
+            self.segment = self.session.call("pump", "buffer", "begin_segment")
+            self.state = "segment"
+            error = ""
+            commits = 0
+            try:
+                for scored in self._scored_tickets():
+                    commits += self.session.call("pump", "buffer", "commit", scored)
+            except Exception:
+                error = traceback.format_exc()
+                log.warning("segment %d ended early: %s", self.segment, error)
+            barren = 0 if commits else barren + 1
+            if barren >= MAX_BARREN_SEGMENTS:
+                last = error.strip().splitlines()[-1] if error else "no exception"
+                self.session.call("pump", "buffer", "stop", f"{barren} segments in a row without a commit; last: {last}")
+                self.state = "done"
+
+    def _scored_tickets(self):
+        """Yields the tickets of one segment as they are scored; ends when the gate ended and the slots ran out."""
+        for block in segment_dataset(self.session, self.segment).iter_batches(
+            batch_size=None, prefetch_batches=0, batch_format="numpy"
+        ):
+            if len(block.get("ticket", ())) and int(block["ticket"][0]) >= 0:
+                yield scored_ticket({name: column[0] for name, column in block.items()})
+
+
+def scored_ticket(row: dict) -> ScoredTicket:
+    """The last stage's row as the buffer takes it."""
+    if row.get("failure"):
+        return ScoredTicket(int(row["ticket"]), int(row["version"]), failure=str(row["failure"]))
+    judged = json.loads(str(row["judged"]))
+    return ScoredTicket(
+        ticket=int(row["ticket"]),
+        policy_version=int(row["version"]),
+        prompt=str(row["prompt"]),
+        seeds=[int(seed) for seed in row["seeds"]],
+        latents=np.asarray(row["latents"], dtype=np.float16),
+        scores=judged["scores"],
+        reasons=judged["reasons"],
+        worker_seconds={"sampler": float(row["sampler_s"]), "scorer": float(row["scorer_s"])},
+    )
+
+
+def segment_dataset(session: Session, segment: int):
+    """The stream of one segment: slots -> gate -> sampler pool -> scorer pool, one row and one block each."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+
+    config = session.config
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    cpus = sum(r.num_actors * r.num_cpus for r in (config.sampler, config.scorer))
+    gpus = sum(r.num_actors * r.num_gpus for r in (config.sampler, config.scorer))
+    context.execution_options.resource_limits = ExecutionResources(cpu=cpus + 0.01, gpu=gpus)
+    context.execution_options.preserve_order = False
+    place = (session.run_dir, session.epoch)
+
+    def pool(size: int) -> ActorPoolStrategy:
+        return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
+
+    # Not ray.data.range: each of its read tasks wants a whole CPU, which a small machine never has to spare.
+    slots = ray.data.from_items([{"id": n} for n in range(config.loop.segment_slots)], override_num_blocks=config.loop.segment_slots)
+    gated = slots.map_batches(
+        Gate, batch_size=1, compute=pool(1), num_cpus=0, fn_constructor_args=(*place, segment), batch_format="numpy"
+    )
+    stages = ((SamplerStage, config.sampler), (ScorerStage, config.scorer))
+    for stage, role in stages:
+        gated = gated.map_batches(
+            stage,
+            batch_size=1,
+            compute=pool(role.num_actors),
+            num_cpus=role.num_cpus,
+            num_gpus=role.num_gpus or None,
+            fn_constructor_args=place,
+            batch_format="numpy",
+        )
+    return gated

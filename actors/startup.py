@@ -1,0 +1,154 @@
+"""Before anything runs: the lock, the epoch, the stored configuration, version 0, and Ray itself."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.session import CONFIG_FILE, namespace_of
+from rlloop.config import Config
+from rlloop.loop import checkpoints
+
+ENVIRONMENT = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short on a busy small machine
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins takes them from the others
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def lock_run_dir(run_dir: Path):
+    """Holds the run directory for this driver; the kernel releases it when the process ends, however it ends.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = (run_dir / "driver.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        raise ValueError(
+            f"run directory {run_dir} is in use by another run (process {holder}); stop that one or choose run_dir=PATH"
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def store_config(run_dir: Path, config: Config) -> None:
+    """Writes the resolved configuration on the first start; later ones must have the same digest.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration; names the first key that differs.
+    """
+    path = run_dir / CONFIG_FILE
+    if path.exists():
+        try:
+            found = Config.model_validate(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: is no configuration of this project ({str(error).splitlines()[0]})") from None
+        if found.digest() != config.digest():
+            key, old, new = first_difference(found.model_dump(mode="json"), config.model_dump(mode="json"))
+            raise ValueError(
+                f"run directory {run_dir} holds a run with {key}={old}, this one has {key}={new}; "
+                "choose another run_dir=PATH, or use the same settings to resume"
+            )
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+    os.replace(scratch, path)
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The first dotted key under which two configurations differ, with both values; run_dir is left out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new} - {"run_dir"}):
+            if old.get(name) != new.get(name):
+                return first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for n, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                return first_difference(a, b, f"{key}.{n}")
+    return key, old, new
+
+
+def take_epoch(run_dir: Path) -> int:
+    """The next epoch of this run directory, marked by a file that only one driver can create."""
+    folder = run_dir / "epochs"
+    folder.mkdir(exist_ok=True)
+    epoch = max((int(p.name) for p in folder.glob("[0-9]*")), default=0) + 1
+    (folder / f"{epoch:06d}").touch(exist_ok=False)
+    return epoch
+
+
+def write_version_zero(run_dir: Path, config: Config) -> None:
+    """Writes the shipped weights as a marked checkpoint, unless it is there.
+
+    Raises:
+        ValueError: a checkpoint of a version exists but none is valid: nothing is overwritten.
+    """
+    from rlloop.recipes.build import build_generator
+    from rlloop.recipes.sampler import network_arrays
+
+    if checkpoints.newest(run_dir, config.digest(), generations_only=True):
+        return
+    marked = sorted((run_dir / "checkpoints").glob(f"v*-s000000/{checkpoints.MARKER}"))
+    if marked:
+        raise ValueError(
+            f"{marked[-1].parent}: is no valid checkpoint of this configuration, and no other version is; "
+            "restore the folder or choose another run_dir=PATH"
+        )
+    arrays = network_arrays(build_generator(config).network)
+    path = checkpoints.folder(run_dir, 0)
+    checkpoints.write_arrays(path / checkpoints.WEIGHTS, arrays)
+    checkpoints.write_marker(
+        path, version=0, step=0, stage=0, digest=config.digest(), world_size=0,
+        weights_checksum=checkpoints.arrays_checksum(arrays),
+    )  # fmt: skip
+
+
+def start_ray(config: Config) -> None:
+    """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray on this machine, on loopback, without dashboard."""
+    import ray
+
+    from rlloop.resources import machine_cpus
+
+    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
+    verbose = bool(os.environ.get("RLLOOP_VERBOSE"))
+    common = {"log_to_driver": verbose, "logging_level": "warning", "configure_logging": True}
+    paths = os.pathsep.join(dict.fromkeys([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    runtime_env = {"env_vars": {**ENVIRONMENT, "PYTHONPATH": paths}}
+    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
+        return
+    ray.init(address="local", num_cpus=machine_cpus(), include_dashboard=False, runtime_env=runtime_env, **common)
+
+
+def wait_for_old_epochs(run_dir: Path, epoch: int, timeout_s: float) -> None:
+    """Waits until no actor of an earlier epoch of this run is left.
+
+    Raises:
+        TimeoutError: names one that is still there.
+    """
+    import ray
+
+    old = {namespace_of(str(run_dir), earlier) for earlier in range(1, epoch)}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = [a for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] in old]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"driver waits for actor {left[0]['name']} of {left[0]['namespace']} to end since {timeout_s:.0f} s")
+        time.sleep(0.5)

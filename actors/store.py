@@ -1,0 +1,112 @@
+"""PolicyStore: the named actor that owns published weights. An object dies with the process that put it, so the store
+puts them itself; what it no longer holds, or lost, it reads again from the checkpoint of that version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from actors.session import Session
+from rlloop.loop import checkpoints
+
+
+@dataclass(frozen=True)
+class PolicyRef:
+    """One published version: its checksum, stage, and a reference to its arrays (name -> numpy array)."""
+
+    version: int
+    checksum: int
+    stage: int
+    arrays: list  # [ObjectRef]; in a list so that Ray hands over the reference and not the value
+
+
+class PolicyStore:
+    """Versions only grow. Keeps max_staleness + 1 of them in the object store."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.kept: dict[int, PolicyRef] = {}
+        self.published_at: dict[int, float] = {}
+        self.loaded_at: dict[int, dict[str, float]] = {}
+        found = checkpoints.newest(session.path, session.config.digest(), generations_only=True)
+        if found is None:
+            raise ValueError(f"{session.run_dir}: holds no valid checkpoint of a version; version 0 is written at start")
+        self._load(found[1].version)
+        self.version = found[1].version
+
+    def publish(self, version: int, stage: int, checksum: int, arrays: Mapping[str, np.ndarray]) -> int:
+        """Takes a version's arrays by value and puts them. Idempotent by version; answers the current version.
+
+        Raises:
+            ValueError: the arrays do not match their checksum, or a version is left out.
+        """
+        if version <= self.version:
+            return self.version
+        if version != self.version + 1:
+            raise ValueError(f"policy store: version {version} published after {self.version}; expected {self.version + 1}")
+        found = checkpoints.arrays_checksum(arrays)
+        if found != checksum:
+            raise ValueError(f"policy store: version {version} arrived with checksum {found:08x}, sent was {checksum:08x}")
+        self._keep(PolicyRef(version, checksum, stage, [ray.put(dict(arrays))]))
+        self.version = version
+        self.published_at[version] = time.time()
+        return version
+
+    def newest(self) -> int:
+        return self.version
+
+    def fetch(self, version: int | None = None) -> PolicyRef:
+        """A version's reference; None means the newest. Older ones come from their checkpoint."""
+        wanted = self.version if version is None else version
+        return self.kept.get(wanted) or self._load(wanted)
+
+    def forget(self, version: int) -> PolicyRef:
+        """A reader lost the object: reads the version again from its checkpoint."""
+        self.kept.pop(version, None)
+        return self._load(version)
+
+    def loaded(self, version: int, worker: str) -> None:
+        """A sampler works with this version from now on; a gauge."""
+        self.loaded_at.setdefault(version, {})[worker] = time.time()
+
+    def sync_seconds(self) -> dict[int, float]:
+        """Version -> seconds from publish to the last sampler that loaded it so far."""
+        return {
+            version: max(self.loaded_at[version].values()) - began
+            for version, began in self.published_at.items()
+            if self.loaded_at.get(version)
+        }
+
+    def _load(self, version: int) -> PolicyRef:
+        path = checkpoints.folder(self.session.path, version)
+        marker = checkpoints.read_marker(path)
+        ref = PolicyRef(version, marker.weights_checksum, marker.stage, [ray.put(checkpoints.read_weights(path))])
+        self._keep(ref)
+        return ref
+
+    def _keep(self, ref: PolicyRef) -> None:
+        self.kept[ref.version] = ref
+        for version in sorted(self.kept)[: -(self.session.config.loop.max_staleness + 1)]:
+            del self.kept[version]
+
+
+def fetch_arrays(session: Session, who: str, version: int | None) -> tuple[int, Mapping[str, np.ndarray]]:
+    """Gets a version's arrays (read-only, shared memory) and verifies their checksum.
+
+    Raises:
+        ValueError: the checksum fails twice, also after a read from the checkpoint.
+    """
+    ref: PolicyRef = session.call(who, "store", "fetch", version)
+    for _ in range(2):
+        try:
+            arrays = ray.get(ref.arrays[0], timeout=session.config.loop.wait_timeout_s)
+            if checkpoints.arrays_checksum(arrays) == ref.checksum:
+                return ref.version, arrays
+        except ray.exceptions.ObjectLostError:  # includes OwnerDiedError: the store was restarted meanwhile
+            pass
+        ref = session.call(who, "store", "forget", ref.version)
+    raise ValueError(f"{who}: version {ref.version} fails its checksum {ref.checksum:08x} twice")

@@ -1,0 +1,92 @@
+"""Evaluation of one version on fixed held-out (prompt, seed) pairs, and its result files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from rlloop.config import Config
+from rlloop.loop.snapshot import EvaluationResult
+from rlloop.recipes.sampler import Sampler
+from rlloop.recipes.scorer import Scorer
+
+SEED_BASE = 20_000  # far from nothing in particular; the same for every run, so that runs can be compared
+
+
+def evaluation_seeds(num_prompts: int, seeds_per_prompt: int) -> list[list[int]]:
+    """Fixed noise seeds [prompt][seed]; they depend on no run."""
+    return [[SEED_BASE + p * 1000 + s for s in range(seeds_per_prompt)] for p in range(num_prompts)]
+
+
+def next_version(newest: int, stored: set[int], required: Sequence[int], in_between: bool) -> int | None:
+    """What to evaluate next: the lowest required version that exists and has no result, else the newest, if wanted."""
+    due = [version for version in required if version <= newest and version not in stored]
+    if due:
+        return due[0]
+    return newest if in_between and newest not in stored else None
+
+
+def evaluate(
+    sampler: Sampler,
+    scorer: Scorer,
+    prompts: Sequence[str],
+    config: Config,
+    run_dir: Path,
+    version: int,
+    stage: str,
+    progress: Callable[[int, int, float], None],
+) -> EvaluationResult:
+    """Samples every (prompt, seed) pair in batches, scores it, keeps the audio of the first `audio_clips` prompts.
+
+    `progress(done, total, seconds)` is called after each batch.
+    """
+    settings = config.evaluation
+    seeds = evaluation_seeds(len(prompts), settings.seeds_per_prompt)
+    pairs = [(p, s) for p in range(len(prompts)) for s in range(settings.seeds_per_prompt)]
+    scores = {name: [[None] * settings.seeds_per_prompt for _ in prompts] for name in scorer.names}
+    audio_paths = []
+    for first in range(0, len(pairs), settings.batch):
+        began = time.monotonic()
+        batch = pairs[first : first + settings.batch]
+        texts = [prompts[p] for p, _ in batch]
+        drawn = sampler.sample(texts, [seeds[p][s] for p, s in batch], settings.sampling)
+        judged, _ = scorer.score(drawn.audio, drawn.sample_rate_hz, texts)
+        for (p, s), found, audio in zip(batch, judged, drawn.audio, strict=True):
+            for name, value in found.items():
+                scores[name][p][s] = value
+            if s == 0 and p < settings.audio_clips:
+                name = f"version{version:06d}-prompt{p:03d}"
+                audio_paths.append(write_clip(run_dir, name, audio, drawn.sample_rate_hz))
+        progress(first + len(batch), len(pairs), time.monotonic() - began)
+    return EvaluationResult(version, stage, list(prompts), seeds, scores, audio_paths, 0.0, time.time())
+
+
+def write_clip(run_dir: Path, name: str, audio: np.ndarray, sample_rate_hz: int) -> str:
+    """Writes [T] float audio as 16-bit FLAC; returns its path relative to run_dir."""
+    import soundfile
+
+    path = run_dir / "audio" / f"{name}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.clip(audio, -1, 1), sample_rate_hz, subtype="PCM_16")
+    return str(path.relative_to(run_dir))
+
+
+def write_result(run_dir: Path, result: EvaluationResult) -> None:
+    """Stores a result under its version; complete or not there."""
+    path = run_dir / "evaluations" / f"version{result.version:06d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(asdict(result)))
+    os.replace(scratch, path)
+
+
+def stored_results(run_dir: Path) -> list[EvaluationResult]:
+    """All stored results, by version."""
+    files = sorted((run_dir / "evaluations").glob("version*.json"))
+    return [EvaluationResult(**json.loads(path.read_text())) for path in files]

@@ -1,0 +1,121 @@
+"""Small stand-ins for the generator and the rewards: real classes of a few lines, named by dotted path in configurations."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LENGTH, WIDTH = 8, 4
+
+
+class TinyNetwork(nn.Module):
+    """Velocity of [B, 8, 4] latents from x_t, t, a pooled prompt feature and the score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.inner = nn.Linear(WIDTH + 3, 32)
+        self.outer = nn.Linear(32, WIDTH)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+
+    def forward(self, x_t: Tensor, t: Tensor, conditions: dict[str, Tensor], score: Tensor) -> Tensor:
+        extra = torch.stack([t, conditions["text"], torch.nan_to_num(score)], dim=-1)
+        return x_t + self.outer(torch.tanh(self.inner(torch.cat([x_t, extra[:, None].expand(-1, LENGTH, -1)], -1))))
+
+
+class TinyGenerator:
+    """Four Euler steps; `decode` holds each latent for 20 samples."""
+
+    sample_rate_hz = 1600
+    latent_shape = (LENGTH, WIDTH)
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.network, self.delay_s = TinyNetwork(), delay_s
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"text": torch.tensor([len(p) % 7 / 7 for p in prompts], dtype=torch.float32)}
+
+    def null_conditions(self, batch_size: int) -> dict[str, Tensor]:
+        return {"text": torch.zeros(batch_size)}
+
+    def sample_latents(self, prompts: Sequence[str], seeds: Sequence[int], settings) -> Tensor:
+        time.sleep(self.delay_s)
+        x = torch.stack([torch.randn(LENGTH, WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        conditions, score = self.encode_prompts(prompts), torch.full((len(seeds),), settings.score or 0.0)
+        for k in range(settings.num_steps):
+            t = torch.full((len(seeds),), 1 - k / settings.num_steps)
+            x = x - self.network(x, t, conditions, score) / settings.num_steps
+        return x
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.tanh(latents).flatten(1).repeat_interleave(20, dim=1)
+
+
+@dataclass(frozen=True)
+class FakeScore:
+    value: float | None
+    reason: str | None = None
+
+
+class Loudness:
+    """Mean of the audio: easy to raise, so a loop that works raises it."""
+
+    def score(self, clips) -> list[FakeScore]:
+        return [FakeScore(float(np.mean(clip.audio))) for clip in clips]
+
+
+class Softness:
+    """A second score, for evaluation only."""
+
+    def score(self, clips) -> list[FakeScore]:
+        return [FakeScore(-float(np.std(clip.audio))) for clip in clips]
+
+
+class Moody(Loudness):
+    """Fails on a fixed third of all clips."""
+
+    def score(self, clips) -> list[FakeScore]:
+        scores = super().score(clips)
+        return [FakeScore(None, "moody") if int(abs(s.value) * 1e6) % 3 == 0 else s for s in scores]
+
+
+def tiny_generator(delay_s: float = 0.0) -> TinyGenerator:
+    return TinyGenerator(delay_s)
+
+
+def breaking_generator(marker: str) -> TinyGenerator:
+    """Raises in the first sample of each process while the marker file is absent."""
+    generator = TinyGenerator()
+    sample = generator.sample_latents
+
+    def once(prompts, seeds, settings):
+        if not Path(marker).exists():
+            Path(marker).touch()
+            raise RuntimeError("planted failure")
+        return sample(prompts, seeds, settings)
+
+    generator.sample_latents = once
+    return generator
+
+
+def deadly_generator(marker: str) -> TinyGenerator:
+    """Kills its own process in the first sample while the marker file is absent."""
+    generator = TinyGenerator()
+    sample = generator.sample_latents
+
+    def once(prompts, seeds, settings):
+        if not Path(marker).exists():
+            Path(marker).touch()
+            os.kill(os.getpid(), 9)
+        return sample(prompts, seeds, settings)
+
+    generator.sample_latents = once
+    return generator

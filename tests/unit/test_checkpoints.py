@@ -1,0 +1,93 @@
+"""Checkpoints: valid only with a marker that agrees with every file; the one before is used otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rlloop.loop import checkpoints
+
+
+def write(run_dir, version, step=0, digest="d"):
+    path = checkpoints.folder(run_dir, version, step)
+    arrays = {"w": np.full(3, float(version))}
+    checkpoints.write_arrays(path / checkpoints.WEIGHTS, arrays)
+    checkpoints.write_arrays(path / "rank0.safetensors", {"m": np.zeros(2)})
+    checkpoints.write_marker(
+        path, version=version, step=step, stage=0, digest=digest, world_size=1,
+        weights_checksum=checkpoints.arrays_checksum(arrays),
+    )  # fmt: skip
+    return path
+
+
+def test_newest_is_by_version_then_step_and_comes_back_equal(tmp_path):
+    for version, step in ((0, 0), (0, 50), (1, 0), (0, 100)):
+        write(tmp_path, version, step)
+    path, marker = checkpoints.newest(tmp_path, "d")
+    assert (marker.version, marker.step) == (1, 0)
+    weights = checkpoints.read_weights(path)
+    assert checkpoints.arrays_checksum(weights) == marker.weights_checksum
+    np.testing.assert_array_equal(weights["w"], np.ones(3))
+
+
+def damage_truncate(path):
+    data = (path / "rank0.safetensors").read_bytes()
+    (path / "rank0.safetensors").write_bytes(data[:-1])
+
+
+def damage_flip(path):
+    data = bytearray((path / checkpoints.WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (path / checkpoints.WEIGHTS).write_bytes(bytes(data))
+
+
+def damage_marker(path):
+    text = (path / checkpoints.MARKER).read_text()
+    (path / checkpoints.MARKER).write_text(text[: len(text) // 2])
+
+
+def damage_missing(path):
+    (path / "rank0.safetensors").unlink()
+
+
+def damage_unmarked(path):
+    (path / checkpoints.MARKER).unlink()
+
+
+def damage_foreign(path):
+    (path / checkpoints.MARKER).write_text(json.dumps({"some": "thing"}))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_truncate, damage_flip, damage_marker, damage_missing, damage_unmarked, damage_foreign]
+)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path, damage, caplog):
+    write(tmp_path, 0)
+    damage(write(tmp_path, 1))
+    _, marker = checkpoints.newest(tmp_path, "d")
+    assert marker.version == 0
+    assert "using the one before" in caplog.text and "v000001" in caplog.text
+
+
+def test_another_configurations_checkpoint_is_refused(tmp_path, caplog):
+    write(tmp_path, 0)
+    write(tmp_path, 1, digest="other")
+    assert checkpoints.newest(tmp_path, "d")[1].version == 0
+    assert "another configuration" in caplog.text
+
+
+def test_pruning_keeps_the_newest_and_the_named_versions(tmp_path):
+    for version in range(6):
+        write(tmp_path, version, 5)
+        write(tmp_path, version)
+    checkpoints.prune(tmp_path, keep=2, keep_versions={0, 3})
+    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert left == ["v000000-s000000", "v000003-s000000", "v000005-s000000", "v000005-s000005"]
+
+
+def test_checksum_sees_values_names_and_shapes():
+    a = {"x": np.arange(4.0)}
+    checksum = checkpoints.arrays_checksum
+    assert checksum(a) == checksum({"x": np.arange(4.0)})
+    assert len({checksum(a), checksum({"y": np.arange(4.0)}), checksum({"x": np.arange(4.0).reshape(2, 2)}),
+                checksum({"x": np.arange(4.0) + 1e-9})}) == 4  # fmt: skip

@@ -1,0 +1,63 @@
+"""The journal: what was acknowledged comes back, an incomplete end is cut off, damage is refused."""
+
+import random
+
+import pytest
+
+from rlloop.loop import records as r
+from rlloop.loop.journal import Journal, decode, encode
+
+RECORDS = [
+    r.EpochBegan(1),
+    r.SegmentBegan(1),
+    r.Leased(3, 0, 1, 0),
+    r.Started(3, "w", 0),
+    r.Buffered(3, 0, (r.RolloutRecord(0, 9, {"x": 0.1, "y": None}, {"y": "silent"}),), 10, {"sampler": 0.5}),
+    r.Failed(4, "boom"),
+    r.Selected(0, ((3, 0, ""),)),
+    r.Published(1),
+]
+
+
+def write(path):
+    journal = Journal(path)
+    for record in RECORDS:
+        journal.append(record)
+    return path.read_bytes()
+
+
+def test_records_come_back_equal_and_in_order(tmp_path):
+    write(tmp_path / "j")
+    assert [record for record, _ in Journal(tmp_path / "j").replay()] == RECORDS
+
+
+def test_any_cut_keeps_every_complete_record_and_appending_goes_on(tmp_path):
+    data = write(tmp_path / "j")
+    ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
+    for cut in random.Random(0).sample(range(len(data)), 60):
+        (tmp_path / "k").write_bytes(data[:cut])
+        journal = Journal(tmp_path / "k")
+        complete = sum(end <= cut for end in ends)
+        assert [record for record, _ in journal.replay()] == RECORDS[:complete]
+        journal.append(r.Published(5))
+        again = [record for record, _ in Journal(tmp_path / "k").replay()]
+        assert again == [*RECORDS[:complete], r.Published(5)]
+
+
+def test_a_flipped_bit_before_the_last_record_is_refused(tmp_path):
+    data = bytearray(write(tmp_path / "j"))
+    data[30] ^= 4
+    (tmp_path / "j").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="fails its checksum and is not the last one"):
+        list(Journal(tmp_path / "j").replay())
+
+
+def test_a_record_of_another_program_is_named():
+    with pytest.raises(ValueError, match="record type 'Foreign'"):
+        r.from_json({"type": "Foreign", "time": 1})
+
+
+def test_encoding_is_one_line_with_checksum_and_length():
+    line = encode({"a": 1})
+    assert line.endswith(b' 7 {"a":1}\n') and decode(line[:-1]) == {"a": 1}
+    assert decode(b"00000000 7 {}") is None

@@ -1,0 +1,172 @@
+"""Plan, ledger, gate rule: decisions as values, tested without Ray."""
+
+import pytest
+
+from rlloop.config import build
+from rlloop.loop import gate
+from rlloop.loop import records as r
+from rlloop.loop.ledger import Ledger
+from rlloop.loop.plan import Plan, clip_seeds, prompt_index
+
+
+def make_ledger(stages=((3, 4),)) -> Ledger:
+    """A ledger of stages (generations, tickets)."""
+    raw = [{"name": f"s{n}", "generations": g, "tickets": t} for n, (g, t) in enumerate(stages)]
+    ledger = Ledger(Plan.from_config(build({"stages": raw})))
+    ledger.apply(r.SegmentBegan(1))
+    return ledger
+
+
+def grant(ledger, slot, staleness=0, segment=1):
+    decision = gate.next_ticket(ledger, segment, slot, staleness, draining=False)
+    if isinstance(decision, gate.Grant) and slot not in ledger.slots:
+        ledger.apply(r.Leased(decision.ticket, decision.version, segment, slot))
+    return decision
+
+
+def buffer(ledger, ticket, score=1.0):
+    ledger.apply(r.Buffered(ticket, ledger.tickets[ticket].version or 0, (r.RolloutRecord(0, 7, {"x": score}),)))
+
+
+def close_and_publish(ledger, k):
+    chosen = ledger.plan.generations[k].first_ticket
+    ledger.apply(r.Selected(k, ((chosen, 0, ""),)))
+    ledger.apply(r.Published(k + 1))
+
+
+def test_plan_has_cumulative_ticket_ranges_and_finds_generations():
+    plan = make_ledger(((2, 4), (1, 3))).plan
+    assert [(g.first_ticket, g.end_ticket, g.stage) for g in plan.generations] == [(0, 4, 0), (4, 8, 0), (8, 11, 1)]
+    assert [plan.generation_of(t).k for t in (0, 3, 4, 7, 8, 10)] == [0, 0, 1, 1, 2, 2]
+    assert plan.required_versions() == [0, 2, 3]
+    with pytest.raises(ValueError, match="ticket 11"):
+        plan.generation_of(11)
+
+
+def test_every_prompt_comes_once_before_any_comes_again():
+    first = [prompt_index(5, ticket, 7) for ticket in range(7)]
+    second = [prompt_index(5, ticket, 7) for ticket in range(7, 14)]
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first != second
+    assert first == [prompt_index(5, ticket, 7) for ticket in range(7)]
+
+
+def test_seeds_depend_on_run_and_ticket_and_differ_between_clips():
+    seeds = clip_seeds(1, 2, 4)
+    assert seeds == clip_seeds(1, 2, 4)
+    assert len({*seeds, *clip_seeds(1, 3, 4), *clip_seeds(2, 2, 4)}) == 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_synchronous_gate_hands_out_one_cohort_and_waits():
+    ledger = make_ledger()
+    assert [grant(ledger, slot).ticket for slot in range(4)] == [0, 1, 2, 3]
+    assert grant(ledger, 4) == gate.Wait()
+    for ticket in range(4):
+        buffer(ledger, ticket)
+    assert grant(ledger, 4) == gate.Wait()  # closed, but version 1 is not published
+    close_and_publish(ledger, 0)
+    assert grant(ledger, 4) == gate.Grant(4, 1)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_staleness_never_exceeds_the_bound_and_tickets_come_in_order(staleness):
+    ledger = make_ledger(((4, 3),))
+    slot, seen = 0, []
+    while ledger.version < 4:
+        decision = grant(ledger, slot, staleness)
+        if isinstance(decision, gate.Grant):
+            seen.append(decision.ticket)
+            assert 0 <= ledger.plan.generation_of(decision.ticket).k - decision.version <= staleness
+            slot += 1
+            continue
+        k = ledger.version
+        for ticket in ledger.plan.generations[k].tickets:
+            buffer(ledger, ticket)
+        close_and_publish(ledger, k)
+    assert seen == list(range(12))
+
+
+def test_no_ticket_of_a_later_stage_before_that_stage():
+    ledger = make_ledger(((1, 2), (1, 2)))
+    for slot in range(2):
+        grant(ledger, slot, staleness=5)
+    assert grant(ledger, 2, staleness=5) == gate.Wait()  # leased ones may come back
+    for ticket in range(2):
+        buffer(ledger, ticket)
+    assert isinstance(grant(ledger, 2, staleness=5), gate.End)
+    close_and_publish(ledger, 0)
+    assert grant(ledger, 2, staleness=5) == gate.Grant(2, 1)
+
+
+def test_gate_is_idempotent_by_slot_and_ends_other_segments():
+    ledger = make_ledger()
+    assert grant(ledger, 0) == grant(ledger, 0) == gate.Grant(0, 0)
+    assert isinstance(grant(ledger, 1, segment=0), gate.End)
+    ledger.apply(r.SegmentBegan(2))
+    assert ledger.counts["leased"] == 0
+    assert isinstance(grant(ledger, 1, segment=1), gate.End)
+    assert grant(ledger, 9, segment=2) == gate.Grant(0, 0)
+
+
+def test_draining_keeps_granted_slots_and_ends_new_ones():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    assert gate.next_ticket(ledger, 1, 0, 0, draining=True) == gate.Grant(0, 0)
+    assert isinstance(gate.next_ticket(ledger, 1, 1, 0, draining=True), gate.End)
+
+
+def test_only_deaths_of_the_computing_worker_count_as_attempts():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    for worker, attempts in (("a", 0), ("b", 1), ("c", 2)):
+        record = gate.on_started(ledger, 0, worker, max_attempts=3)
+        assert record == r.Started(0, worker, attempts)
+        ledger.apply(record)
+        assert gate.on_started(ledger, 0, worker, max_attempts=3) is None
+    assert gate.on_started(ledger, 0, "d", max_attempts=3) == r.Failed(0, "its worker died 3 times while computing it")
+
+
+def test_a_new_segment_forgets_who_computed_but_not_the_attempts():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    ledger.apply(gate.on_started(ledger, 0, "a", 3))
+    ledger.apply(r.SegmentBegan(2))
+    grant(ledger, 0, segment=2)
+    assert gate.on_started(ledger, 0, "b", 3) == r.Started(0, "b", 0)
+
+
+def test_failed_rows_release_their_ticket_until_attempts_run_out():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    for attempt in (1, 2):
+        record = gate.on_failed_row(ledger, 0, "boom", 3)
+        assert record == r.Released(0, attempt, "boom")
+        ledger.apply(record)
+        assert grant(ledger, 10 + attempt).ticket == 0
+    assert gate.on_failed_row(ledger, 0, "boom", 3) == r.Failed(0, "boom")
+
+
+def test_a_cohort_closes_when_each_ticket_is_buffered_or_failed():
+    ledger = make_ledger()
+    for slot in range(4):
+        grant(ledger, slot)
+    for ticket in range(3):
+        buffer(ledger, ticket)
+    assert not ledger.is_closed(0)
+    ledger.apply(r.Failed(3, "boom"))
+    assert ledger.is_closed(0)
+    ledger.apply(r.Selected(0, ((1, 0, ""),)))
+    assert [ledger.tickets[t].state for t in range(4)] == ["dropped", "selected", "dropped", "failed"]
+    ledger.apply(r.Published(1))
+    assert [ledger.tickets[t].state for t in range(4)] == ["dropped", "trained", "dropped", "failed"]
+    assert ledger.counts["trained"] + ledger.counts["dropped"] + ledger.counts["failed"] == 4
+
+
+def test_what_the_ledger_forbids_is_an_assertion():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    buffer(ledger, 0)
+    for record in (r.Buffered(0, 0, ()), r.Published(2), r.SegmentBegan(1), r.Leased(0, 0, 1, 5)):
+        with pytest.raises(AssertionError):
+            ledger.apply(record)
