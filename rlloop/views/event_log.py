@@ -1,21 +1,28 @@
 """Event files with a commit: what was written after the last commit of a killed process is cut off at the next start.
 
 TensorBoard itself would show such points twice, and its purge_step knows one step for all tags, while here generations,
-versions, updates and seconds count apart.
+versions, updates and seconds count apart. Torch's SummaryWriter is not used: while the trainer's thread imports torch,
+a second import of it on the main thread fails (seen).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class EventLog:
-    """A SummaryWriter beside `committed.json`, which holds the caller's state and the sizes of all event files.
+    """An event writer beside `committed.json`, which holds the caller's state and the sizes of all event files.
 
     opened (cut back to the last commit) -> (scalar | audio | text)* -> commit -> ... -> closed
     """
@@ -25,33 +32,39 @@ class EventLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.state = self._cut_back()
         self.num_points = 0
-        self._writer: Any = None
-
-    @property
-    def writer(self) -> Any:
-        """Opened at the first point, so that a run that ends at once leaves no empty file."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.folder), flush_secs=3600)
-        return self._writer
+        self._writer: EventFileWriter | None = None
 
     def scalar(self, tag: str, value: float, step: int, time: float) -> None:
-        self.writer.add_scalar(tag, value, step, walltime=time)
-        self.num_points += 1
+        self._add(Summary.Value(tag=tag, simple_value=value), step, time)
 
     def audio(self, tag: str, samples: np.ndarray, sample_rate_hz: int, step: int, time: float) -> None:
         """Samples [N] in [-1, 1]."""
-        self.writer.add_audio(tag, samples[None, :], step, sample_rate_hz, walltime=time)
-        self.num_points += 1
+        wav = io.BytesIO()
+        soundfile.write(wav, samples, sample_rate_hz, format="WAV", subtype="PCM_16")
+        audio = Summary.Audio(
+            sample_rate=sample_rate_hz,
+            num_channels=1,
+            length_frames=len(samples),
+            encoded_audio_string=wav.getvalue(),
+            content_type="audio/wav",
+        )
+        self._add(Summary.Value(tag=tag, audio=audio), step, time)
 
-    def text(self, tag: str, markdown: str, step: int) -> None:
-        self.writer.add_text(tag, markdown, step)
+    def text(self, tag: str, markdown: str, step: int, time: float) -> None:
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
+        self._add(Summary.Value(tag=tag, metadata=plugin, tensor=tensor), step, time)
+
+    def _add(self, value: Summary.Value, step: int, time: float) -> None:
+        if self._writer is None:  # opened late: a run that ends at once leaves no empty file
+            self._writer = EventFileWriter(str(self.folder), flush_secs=3600)
+        self._writer.add_event(Event(wall_time=time, step=step, summary=Summary(value=[value])))
         self.num_points += 1
 
     def commit(self, state: dict[str, Any]) -> None:
         """Makes all points so far and `state` permanent together: event files first, the marker last."""
-        self.writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
         sizes = {file.name: file.stat().st_size for file in self._event_files()}
         partial = self.marker.with_suffix(".tmp")
         partial.write_text(json.dumps({"state": state, "sizes": sizes}))

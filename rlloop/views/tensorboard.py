@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import yaml
 
 from rlloop.config import Config
@@ -54,7 +55,7 @@ class RunWriter:
     def write(self, snapshot: Snapshot) -> None:
         """Adds the points that were not written yet, and flushes if there were any."""
         before = self.events.num_points
-        self._texts()
+        self._texts(snapshot.time)
         for cohort in snapshot.cohorts:
             self._cohort(cohort)
         for evaluation in snapshot.evaluations:
@@ -77,15 +78,15 @@ class RunWriter:
         if is_number(value):
             self.events.scalar(tag.format(**names), value, step, time)
 
-    def _texts(self) -> None:
+    def _texts(self, time: float) -> None:
         if not self.written.has_texts:
             resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-            self._text("configuration", "\n".join(f"    {line}" for line in resolved.splitlines()))
+            self._text("configuration", "\n".join(f"    {line}" for line in resolved.splitlines()), time)
             self.written.has_texts = True
 
-    def _text(self, tag: str, markdown: str) -> None:
+    def _text(self, tag: str, markdown: str, time: float) -> None:
         assert tag in TEXT, tag
-        self.events.text(tag, markdown, 0)
+        self.events.text(tag, markdown, 0, time)
 
     def _cohort(self, cohort: CohortStats) -> None:
         if cohort.generation <= self.written.generation:
@@ -113,7 +114,9 @@ class RunWriter:
         self._audio("audio/median", snapshot.median_clip, version, time)
         if not self.written.has_prompts and evaluation.audio:
             prompts = evaluation.prompts[: len(evaluation.audio)]
-            self._text("audio/prompts", "\n".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts)))
+            self._text(
+                "audio/prompts", "\n".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts)), time
+            )
             self.written.has_prompts = True
         self.written.evaluations.append(version)
 
@@ -121,8 +124,6 @@ class RunWriter:
         assert tag in AUDIO, tag
         if path is None:
             return
-        import soundfile
-
         try:
             samples, sample_rate_hz = soundfile.read(self.run_dir / path, dtype="float32", always_2d=True)
         except (OSError, soundfile.LibsndfileError) as error:

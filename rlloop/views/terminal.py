@@ -85,8 +85,9 @@ class LiveView:
     def _events(self, snapshot: Snapshot) -> list[str]:
         """What happened since the last snapshot: versions, evaluations, messages."""
         events = []
-        if self.seen_version is not None and snapshot.version > self.seen_version:
-            events.append(f"version {snapshot.version} of {snapshot.num_versions} published")
+        seen = snapshot.version if self.seen_version is None else self.seen_version
+        for version in range(seen + 1, snapshot.version + 1):
+            events.append(f"version {version} of {snapshot.num_versions} published")
         self.seen_version = snapshot.version
         label = score_label(self.config)
         for evaluation in snapshot.evaluations:

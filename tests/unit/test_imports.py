@@ -43,7 +43,7 @@ RULES = {
     "resources": Rule({"config"}, {"torch", "ray", "actors"}),
     "algorithms": Rule({"flow", "config"}, {"ray", "torch.distributed", "deepspeed", "actors"}),
     "recipes": Rule(ALL_ROOMS, {"ray", "actors"}),
-    "views": Rule({"config", "loop", "evaluation", "resources"}, {"ray", "actors"}, {"torch", "tensorboard"}),
+    "views": Rule({"config", "loop", "evaluation", "resources"}, {"ray", "torch", "actors"}),
     "main": ENTRY,
     "preflight": ENTRY,
     "commands": ENTRY,

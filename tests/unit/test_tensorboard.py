@@ -23,7 +23,7 @@ def read_points(run_dir: Path) -> Counter:
     points: Counter = Counter()
     for file in sorted((run_dir / "tensorboard").glob("events.*")):
         for event in EventFileLoader(str(file)).Load():
-            points.update((value.tag.removesuffix("/text_summary"), event.step) for value in event.summary.value)
+            points.update((value.tag, event.step) for value in event.summary.value)
     return points
 
 
