@@ -1,5 +1,7 @@
 """How well a reward agrees with labels: pure functions of arrays."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import comb
 from scipy.stats import rankdata
@@ -37,3 +39,22 @@ def right_of_ten(similarity: np.ndarray, truth: np.ndarray, num_choices: int = 1
     below = np.sum(similarity < own[:, None], axis=1)
     others = num_choices - 1
     return float(np.mean(comb(below, others) / comb(num_prompts - 1, others)))
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, num_draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a statistic of rows, drawing whole groups (prompts), whose rows are not independent.
+
+    Args:
+        statistic: row indices to a number.
+        groups: [N] the group of each row.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    draws = [
+        statistic(np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))]))
+        for _ in range(num_draws)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

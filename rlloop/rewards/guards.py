@@ -33,11 +33,11 @@ def refuse(clip: Clip) -> str | None:
     return None
 
 
-def score_guarded(clips: Sequence[Clip], values: Callable[[list[Clip]], Sequence[float]]) -> list[Score]:
+def score_guarded(clips: Sequence[Clip], values: Callable[[list[Clip]], Sequence[float | Score]]) -> list[Score]:
     """Scores the clips that pass the guards by `values`; the others, and non-finite values, are missing with a reason.
 
     Args:
-        values: one number for each clip it is given; never called with an empty list.
+        values: a number, or a missing score, for each clip it is given; never called with an empty list.
     """
     reasons = [refuse(clip) for clip in clips]
     good = [clip for clip, reason in zip(clips, reasons, strict=True) if reason is None]
@@ -45,5 +45,7 @@ def score_guarded(clips: Sequence[Clip], values: Callable[[list[Clip]], Sequence
     return [_to_score(next(numbers)) if reason is None else Score(None, reason) for reason in reasons]
 
 
-def _to_score(value: float) -> Score:
+def _to_score(value: float | Score) -> Score:
+    if isinstance(value, Score):
+        return value
     return Score(float(value)) if np.isfinite(value) else Score(None, f"the reward itself is {value}")

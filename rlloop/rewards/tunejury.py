@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 DROPOUT = 0.5
@@ -56,15 +55,3 @@ class TuneJuryHead(nn.Module):
         """Reward [B] of features [B, D]; with `other`, how much x is preferred to it: the logit of P(x better)."""
         score = self.net(x).squeeze(-1)
         return score if other is None else score - self.net(other).squeeze(-1)
-
-
-def fold_standardisation(state: Mapping[str, Tensor], mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-    """A head for standardised features as one for plain features: (x - mean) / std goes into the first Linear."""
-    weight = state["net.0.weight"] / std
-    return {**state, "net.0.weight": weight, "net.0.bias": state["net.0.bias"] - weight @ mean}
-
-
-@torch.no_grad()
-def average_linear_heads(states: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The ensemble mean of linear heads, which is a linear head."""
-    return {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rlloop.audio.io import read_audio, resample, write_audio
 from rlloop.audio.loudness import fix_loudness, measure_lufs
 

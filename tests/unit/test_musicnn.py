@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from rlloop.rewards.mini import ASSETS
 from rlloop.rewards.musicnn import FrontBlock, MusiCNN, cut_patches, log_mel
 

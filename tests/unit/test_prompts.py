@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+
 from rlloop.data.prompts import read_prompts, shipped_prompts
 
 CONTENT = {

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+
 from rlloop.data.prompts import shipped_prompts
 from rlloop.models import text
 from rlloop.models.text import NEGATIVE_PROMPT, MiniLM, PromptFeatures, normalise_prompt, project_tokens, split_words
