@@ -43,7 +43,8 @@ class Buffer:
         self.fatal = ""
         self.stats: dict[int, object] = {}
         self.points: deque[TrainPoint] = deque(maxlen=20_000)
-        self.trainer_state = "starting"
+        self.trainer_state, self.trainer_starts = "starting", 0
+        self.samplers: set[str] = set()
         self.busy = BusyWindow(60.0)
         self.messages: deque[str] = deque(maxlen=50)
         self.last_progress = time.time()
@@ -56,6 +57,7 @@ class Buffer:
     def begin_segment(self) -> int:
         """A new segment number; releases every lease."""
         self._do(r.SegmentBegan(self.ledger.segment + 1))
+        self.samplers.clear()
         return self.ledger.segment
 
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
@@ -68,8 +70,11 @@ class Buffer:
         return decision
 
     def started(self, ticket: int, worker: str) -> tuple[str, int]:
-        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew), and the
-        version of now: what waited in a queue since its lease is sampled with it."""
+        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew).
+
+        The second part is the version of now: what waited in a queue since its lease is sampled with it.
+        """
+        self.samplers.add(worker)
         record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
         if isinstance(record, r.Failed):
             return "failed", self.ledger.version
@@ -143,7 +148,9 @@ class Buffer:
         by_ticket: dict[int, dict[int, str]] = {}
         for ticket, clip, role in selected.examples:
             by_ticket.setdefault(ticket, {})[clip] = role
-        rows = [x for t, clips in by_ticket.items() for x in read_rows(rollout_path(self.session.path, t), clips, label)]
+        rows = [
+            x for t, clips in by_ticket.items() for x in read_rows(rollout_path(self.session.path, t), clips, label)
+        ]
         order = {(t, c): n for n, (t, c, _) in enumerate(selected.examples)}
         return "rows", sorted(rows, key=lambda row: order[row.ticket, row.clip])
 
@@ -156,6 +163,7 @@ class Buffer:
 
     def progress(self, state: str, points: list[TrainPoint]) -> str:
         """The trainer's report; a gauge. Answers the stop reason, or ''."""
+        self.trainer_starts += state == "restored"
         self.trainer_state = state
         self.points.extend(points)
         for point in points:
@@ -168,8 +176,7 @@ class Buffer:
 
     def stop(self, reason: str) -> None:
         """Ends the gate and answers the trainer with stop; not journaled: a restarted driver goes on."""
-        if not self.stop_reason:
-            self.stop_reason = reason
+        self.stop_reason = self.stop_reason or reason
 
     def add_busy(self, role: str, seconds: float) -> None:
         self.busy.add(role, seconds)
@@ -202,6 +209,11 @@ class Buffer:
             "points": [p for p in self.points if p.step > since_step],
             "messages": list(self.messages),
             "fatal": self.fatal,
+            "pid": os.getpid(),
+            "restarts": {
+                "trainer": max(0, self.trainer_starts - 1),
+                "sampler": max(0, len(self.samplers) - self.config.sampler.num_actors),
+            },
             "stopped": next((s.stopped for s in ledger.selections.values() if s.stopped), ""),
             "last_progress": self.last_progress,
             "stop_reason": self.stop_reason,
@@ -275,5 +287,7 @@ def lock_journal(run_dir: Path, timeout_s: float):
             return file
         except OSError:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"buffer waits for the buffer of an earlier epoch on {path} since {timeout_s:.0f} s") from None
+                raise TimeoutError(
+                    f"buffer waits for the buffer of an earlier epoch on {path} since {timeout_s:.0f} s"
+                ) from None
             time.sleep(0.2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from actors import startup
 from actors.observer import Observer
-from actors.session import Session
+from actors.session import NoAnswer, Session
 from rlloop.config import Config
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
@@ -64,21 +65,30 @@ def run(config: Config, run_dir: str) -> int:
     signals.install()
     try:
         with LiveView(config) as view:
-            view.phase("checking the run directory")
-            startup.store_config(path, config)
-            view.phase("writing version 0")
-            startup.write_version_zero(path, config)
-            session = Session(str(path), startup.take_epoch(path))
-            view.phase("starting Ray")
-            startup.start_ray(config)
+            session = _prepare(path, config, view)
             outcome, snapshot = _drive(session, view, signals)
         summary = build_summary(config, snapshot, status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
         return outcome.exit_status
+    except (NoAnswer, TimeoutError) as error:
+        print(f"rlloop: {error}", file=sys.stderr)
+        return 1
     finally:
         _shutdown()
         lock.close()
+
+
+def _prepare(path: Path, config: Config, view: LiveView) -> Session:
+    """Everything before the actors: configuration, version 0, epoch, Ray."""
+    view.phase("checking the run directory")
+    startup.store_config(path, config)
+    view.phase("writing version 0")
+    startup.write_version_zero(path, config)
+    session = Session(str(path), startup.take_epoch(path))
+    view.phase("starting Ray")
+    startup.start_ray(config)
+    return session
 
 
 def _drive(session: Session, view: LiveView, signals: Signals):
@@ -205,7 +215,9 @@ class TrainerThread(threading.Thread):
             train_worker,
             train_loop_config={"run_dir": session.run_dir, "epoch": session.epoch},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+            scaling_config=ScalingConfig(
+                num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+            ),
             run_config=RunConfig(
                 name=f"epoch{session.epoch:06d}",
                 storage_path=str(session.path / "ray_train"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from dataclasses import asdict
@@ -37,6 +38,7 @@ class Evaluator:
         from rlloop.recipes.evaluations import stored_results
 
         return {
+            "pid": os.getpid(),
             "state": self.state,
             "error": self.error,
             "results": stored_results(self.session.path),

@@ -22,11 +22,11 @@ class Observer:
         self.started_at = time.time()
         self.report: dict[str, Any] = {}
         self.evaluator: dict[str, Any] = {}
-        self.sync: dict[int, float] = {}
+        self.store: dict[str, Any] = {}
         self.last_step = 0
         self.pending: dict[str, Any] = {}
         self.restarts: dict[str, int] = {}
-        self.pids: dict[str, str] = {}
+        self.pids: dict[str, int] = {}
 
     @property
     def evaluator_error(self) -> str:
@@ -39,15 +39,16 @@ class Observer:
     def whereabouts(self) -> str:
         """Who was doing what when nothing came any more."""
         return (
-            f"trainer: {self.report.get('trainer_state', 'unknown')}; evaluator: {self.evaluator.get('state', 'unknown')}; "
-            f"tickets: {self.report.get('tickets', {})}"
+            f"trainer: {self.report.get('trainer_state', 'unknown')}; "
+            f"evaluator: {self.evaluator.get('state', 'unknown')}; tickets: {self.report.get('tickets', {})}"
         )
 
     def snapshot(self) -> Snapshot:
         """One picture of the run; parts that do not answer in time show their last known state."""
         self._refresh("buffer", "report", self.last_step)
         self._refresh("evaluator", "status")
-        self._refresh("store", "sync_seconds")
+        self._refresh("store", "status")
+        self._refresh("pump", "status")
         points = [p for p in self.report.get("points", []) if p.step > self.last_step]
         self.last_step = max((p.step for p in points), default=self.last_step)
         return self._compose(points)
@@ -68,7 +69,9 @@ class Observer:
             quiet = time.time() - max(began, self.last_progress)
             if self.evaluator_error or quiet > self.session.config.loop.stall_timeout_s:
                 missing = self.evaluator.get("missing")
-                raise TimeoutError(f"driver waits for the evaluation of versions {missing} since {quiet:.0f} s; {self.evaluator_error}")
+                raise TimeoutError(
+                    f"driver waits for the evaluation of versions {missing} since {quiet:.0f} s; {self.evaluator_error}"
+                )
             time.sleep(1.0)
 
     def _refresh(self, name: str, method: str, *args: Any) -> None:
@@ -81,12 +84,18 @@ class Observer:
             answer = ray.get(future)
         except (ray.exceptions.RayError, ValueError):
             return
+        self._count_restart(name, answer["pid"])
         if name == "store":
-            self.sync = answer
+            self.store = answer
         elif name == "buffer":
             self.report = answer
-        else:
+        elif name == "evaluator":
             self.evaluator = answer
+
+    def _count_restart(self, name: str, pid: int) -> None:
+        if self.pids.setdefault(name, pid) != pid:
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+            self.pids[name] = pid
 
     def _compose(self, points: list) -> Snapshot:
         report, plan = self.report, self.session.plan
@@ -107,7 +116,7 @@ class Observer:
             clips_generated=report.get("clips_generated", 0),
             clips_per_minute=report.get("clips_per_minute", 0.0),
             failures=report.get("failures", {}),
-            restarts=report.get("restarts", {}),
+            restarts={**self.restarts, **{k: n for k, n in report.get("restarts", {}).items() if n}},
             buffer_rollouts=report.get("buffer_rollouts", 0),
             buffer_bytes=report.get("buffer_bytes", 0),
             oldest_rollout_seconds=report.get("oldest_rollout_seconds"),
@@ -119,7 +128,7 @@ class Observer:
             cohorts=tuple(report.get("cohorts", ())),
             train=tuple(points),
             evaluations=tuple(self.evaluator.get("results", ()) or self._stored_results()),
-            weight_sync_seconds=self.sync,
+            weight_sync_seconds=self.store.get("sync", {}),
             best_clip=clips.get("best"),
             median_clip=clips.get("median"),
             messages=tuple(report.get("messages", ())),
@@ -135,7 +144,8 @@ class Observer:
             "evaluator": config.evaluation.num_actors,
         }
         return {
-            role: PoolStats(size, items.get(role, 0), min(1.0, busy.get(role, 0.0) / size)) for role, size in sizes.items()
+            role: PoolStats(size, items.get(role, 0), min(1.0, busy.get(role, 0.0) / size))
+            for role, size in sizes.items()
         }
 
     def _eta(self, report: dict) -> float | None:

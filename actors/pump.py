@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 import traceback
@@ -23,12 +24,19 @@ class Pump:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.state, self.segment, self.restarts = "idle", 0, 0
-        self.thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self.state, self.segment = "idle", 0
+        self.thread = threading.Thread(target=self._guarded, name="pump", daemon=True)
         self.thread.start()
 
     def status(self) -> dict:
-        return {"state": self.state, "segment": self.segment, "alive": self.thread.is_alive()}
+        return {"state": self.state, "segment": self.segment, "pid": os.getpid()}
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except Exception:
+            log.exception("the pump ends itself to be restarted")
+            os._exit(1)
 
     def _run(self) -> None:
         barren = 0
@@ -50,7 +58,9 @@ class Pump:
             barren = 0 if commits else barren + 1
             if barren >= MAX_BARREN_SEGMENTS:
                 last = error.strip().splitlines()[-1] if error else "no exception"
-                self.session.call("pump", "buffer", "stop", f"{barren} segments in a row without a commit; last: {last}")
+                self.session.call(
+                    "pump", "buffer", "stop", f"{barren} segments in a row without a commit; last: {last}"
+                )
                 self.state = "done"
 
     def _scored_tickets(self):
@@ -98,7 +108,9 @@ def segment_dataset(session: Session, segment: int):
         return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
 
     # Not ray.data.range: each of its read tasks wants a whole CPU, which a small machine never has to spare.
-    slots = ray.data.from_items([{"id": n} for n in range(config.loop.segment_slots)], override_num_blocks=config.loop.segment_slots)
+    slots = ray.data.from_items(
+        [{"id": n} for n in range(config.loop.segment_slots)], override_num_blocks=config.loop.segment_slots
+    )
     gated = slots.map_batches(
         Gate, batch_size=1, compute=pool(1), num_cpus=0, fn_constructor_args=(*place, segment), batch_format="numpy"
     )

@@ -1,7 +1,7 @@
 """A rank's optimizer state as plain arrays, so that checkpoints need no pickle.
 
-DeepSpeed's ZeRO 1 and 2 keep one flat float32 partition per parameter group, with AdamW's moments on it; that partition,
-its moments and the step count are all there is beside the network's weights.
+DeepSpeed's ZeRO 1 and 2 keep one flat float32 partition per parameter group, with AdamW's moments on it; that
+partition, its moments and the step count are all there is beside the network's weights.
 """
 
 from __future__ import annotations
@@ -38,9 +38,15 @@ def load_rank_state(engine, arrays: Mapping[str, np.ndarray]) -> None:
     for group, partition in enumerate(zero.single_partition_of_fp32_groups):
         master = arrays[f"{group}.master"]
         if master.shape != tuple(partition.shape):
-            raise ValueError(f"optimizer partition {group} has shape {master.shape}, here it is {tuple(partition.shape)}")
+            raise ValueError(
+                f"optimizer partition {group} has shape {master.shape}, here it is {tuple(partition.shape)}"
+            )
         partition.data.copy_(torch.from_numpy(np.array(master)))
-        state = {n: torch.from_numpy(np.array(arrays[f"{group}.{n}"])).to(partition.device) for n in MOMENTS if f"{group}.{n}" in arrays}
+        state = {
+            n: torch.from_numpy(np.array(arrays[f"{group}.{n}"])).to(partition.device)
+            for n in MOMENTS
+            if f"{group}.{n}" in arrays
+        }
         if f"{group}.step" in arrays:
             state["step"] = torch.tensor(float(arrays[f"{group}.step"][0]), dtype=torch.float32)
         if state:

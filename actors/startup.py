@@ -119,7 +119,7 @@ def write_version_zero(run_dir: Path, config: Config) -> None:
 
 
 def start_ray(config: Config) -> None:
-    """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray on this machine, on loopback, without dashboard."""
+    """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray here, on loopback, without dashboard."""
     import ray
 
     from rlloop.resources import machine_cpus
@@ -127,7 +127,9 @@ def start_ray(config: Config) -> None:
     os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
     verbose = bool(os.environ.get("RLLOOP_VERBOSE"))
     common = {"log_to_driver": verbose, "logging_level": "warning", "configure_logging": True}
-    paths = os.pathsep.join(dict.fromkeys([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    paths = os.pathsep.join(
+        dict.fromkeys([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     runtime_env = {"env_vars": {**ENVIRONMENT, "PYTHONPATH": paths}}
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
@@ -150,5 +152,7 @@ def wait_for_old_epochs(run_dir: Path, epoch: int, timeout_s: float) -> None:
         if not left:
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"driver waits for actor {left[0]['name']} of {left[0]['namespace']} to end since {timeout_s:.0f} s")
+            raise TimeoutError(
+                f"driver waits for actor {left[0]['name']} of {left[0]['namespace']} to end since {timeout_s:.0f} s"
+            )
         time.sleep(0.5)

@@ -3,6 +3,7 @@ puts them itself; what it no longer holds, or lost, it reads again from the chec
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class PolicyStore:
         self.loaded_at: dict[int, dict[str, float]] = {}
         found = checkpoints.newest(session.path, session.config.digest(), generations_only=True)
         if found is None:
-            raise ValueError(f"{session.run_dir}: holds no valid checkpoint of a version; version 0 is written at start")
+            raise ValueError(
+                f"{session.run_dir}: holds no valid checkpoint of a version; version 0 is written at start"
+            )
         self._load(found[1].version)
         self.version = found[1].version
 
@@ -47,10 +50,14 @@ class PolicyStore:
         if version <= self.version:
             return self.version
         if version != self.version + 1:
-            raise ValueError(f"policy store: version {version} published after {self.version}; expected {self.version + 1}")
+            raise ValueError(
+                f"policy store: version {version} published after {self.version}; expected {self.version + 1}"
+            )
         found = checkpoints.arrays_checksum(arrays)
         if found != checksum:
-            raise ValueError(f"policy store: version {version} arrived with checksum {found:08x}, sent was {checksum:08x}")
+            raise ValueError(
+                f"policy store: version {version} arrived with checksum {found:08x}, sent was {checksum:08x}"
+            )
         self._keep(PolicyRef(version, checksum, stage, [ray.put(dict(arrays))]))
         self.version = version
         self.published_at[version] = time.time()
@@ -73,13 +80,14 @@ class PolicyStore:
         """A sampler works with this version from now on; a gauge."""
         self.loaded_at.setdefault(version, {})[worker] = time.time()
 
-    def sync_seconds(self) -> dict[int, float]:
-        """Version -> seconds from publish to the last sampler that loaded it so far."""
-        return {
+    def status(self) -> dict:
+        """sync: version -> seconds from publish to the last sampler that loaded it so far."""
+        sync = {
             version: max(self.loaded_at[version].values()) - began
             for version, began in self.published_at.items()
             if self.loaded_at.get(version)
         }
+        return {"sync": sync, "pid": os.getpid()}
 
     def _load(self, version: int) -> PolicyRef:
         path = checkpoints.folder(self.session.path, version)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from actors.session import Session
 from rlloop.config import Phase
@@ -59,6 +60,7 @@ class Worker:
     def run(self) -> None:
         """Trains generation after generation until the plan is done or the run is stopped."""
         marker = self.restored
+        self._report("restored", [])
         if marker.step == 0:
             self._publish(marker.version)
         try:
@@ -90,7 +92,9 @@ class Worker:
             point = self._step(k, step, phase, phase_step, sources)
             reason = self._should_stop(k, point)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
-                self._abort(f"step {point.step}: loss {point.loss}, gradient norm {point.grad_norm}; lower the learning rate")
+                self._abort(
+                    f"step {point.step}: loss {point.loss}, gradient norm {point.grad_norm}; lower the learning rate"
+                )
             done = step + 1
             if done < len(phases) and (reason or done % self.config.trainer.checkpoint_every == 0):
                 self._report(f"checkpointing step {point.step}", [])
@@ -98,7 +102,9 @@ class Worker:
             if reason:
                 raise Stopped(reason)
 
-    def _step(self, k: int, step: int, phase: Phase, phase_step: int, sources: Mapping[str, Sequence[Row]]) -> TrainPoint:
+    def _step(
+        self, k: int, step: int, phase: Phase, phase_step: int, sources: Mapping[str, Sequence[Row]]
+    ) -> TrainPoint:
         began = time.monotonic()
         rate = phase.learning_rate * min(1.0, (phase_step + 1) / (phase.warmup + 1))
         for group in self.engine.optimizer.param_groups:
@@ -148,7 +154,9 @@ class Worker:
             name: torch.where(drops.view(-1, *[1] * (value.dim() - 1)), null[name], value).to(self.device)
             for name, value in features.items()
         }
-        labels = [np.nan if d.drops_score or row.score is None else row.score for d, row in zip(draws, rows, strict=True)]
+        labels = [
+            np.nan if d.drops_score or row.score is None else row.score for d, row in zip(draws, rows, strict=True)
+        ]
         latents = torch.from_numpy(np.stack([row.latents for row in rows]).astype(np.float32))
         return Batch(
             latents=latents.to(self.device),
@@ -249,7 +257,9 @@ class Worker:
         if marker.world_size == self.world and part.name in marker.files:
             load_rank_state(self.engine, checkpoints.load_file(str(part)))
         elif marker.world_size:
-            log.warning("%s is of %d ranks, here are %d: the optimizer starts fresh", path, marker.world_size, self.world)
+            log.warning(
+                "%s is of %d ranks, here are %d: the optimizer starts fresh", path, marker.world_size, self.world
+            )
         return marker
 
     def _checkpoint(self, version: int, step: int) -> None:
@@ -261,20 +271,36 @@ class Worker:
         if self.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
         self._barrier()
-        checkpoints.write_arrays(path / f"rank{self.rank}.safetensors", save_rank_state(self.engine))
-        if self.rank == 0:
-            self.weights = network_arrays(self.engine.module)
-            checkpoints.write_arrays(path / checkpoints.WEIGHTS, self.weights)
-        self._barrier()
+        problem = ""
+        try:
+            checkpoints.write_arrays(path / f"rank{self.rank}.safetensors", save_rank_state(self.engine))
+            if self.rank == 0:
+                weights = network_arrays(self.engine.module)
+                checkpoints.write_arrays(path / checkpoints.WEIGHTS, weights)
+        except (OSError, SafetensorError) as error:  # a full disk: the checkpoint before stays the newest
+            problem = f"{path}: cannot write the checkpoint ({error}); free space there and repeat the command"
+        self._abort_if_any(problem)
         if self.rank == 0:
             stage = self.plan.generations[min(version, self.plan.num_versions - 1)].stage
             checkpoints.write_marker(
                 path, version=version, step=step, stage=stage, digest=self.digest, world_size=self.world,
-                weights_checksum=checkpoints.arrays_checksum(self.weights),
+                weights_checksum=checkpoints.arrays_checksum(weights),
             )  # fmt: skip
             keep = {0, *self.plan.stage_ends()}
             checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, keep)
         self._barrier()
+
+    def _abort_if_any(self, problem: str) -> None:
+        """A barrier; ends the run on every rank when any of them has a problem."""
+        import torch.distributed as dist
+
+        problems = [problem]
+        if self.world > 1:
+            problems = [""] * self.world
+            dist.all_gather_object(problems, problem)
+        first = next(filter(None, problems), "")
+        if first:
+            self._abort(first)
 
     def _publish(self, version: int) -> None:
         """To the store, then to the buffer; both idempotent. Version 0 was published by the driver's checkpoint."""

@@ -133,6 +133,7 @@ class Loop(Section):
 class Evaluation(Role):
     """Fixed (prompt, seed) pairs, scored with a pinned version; nothing here is ever selected or trained on."""
 
+    num_actors: Literal[1] = 1
     num_prompts: int = Field(20, ge=1, description="held-out prompts")
     seeds_per_prompt: int = Field(3, ge=1)
     batch: int = Field(6, ge=1, description="clips per forward batch")
@@ -185,15 +186,17 @@ def cross_checks(config: Config) -> list[str]:
     for stage in config.stages:
         where = f"stages.{stage.name}"
         for key in {*stage.selection.rank_by, stage.label_score} - set(names):
-            problems.append(f"{where}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another")
+            problems.append(
+                f"{where}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
+            )
         candidates = stage.tickets * clips
         pool = candidates if stage.selection.per == "cohort" else clips
         groups = 1 if stage.selection.per == "cohort" else stage.tickets
         kept = max(1, int(pool * stage.selection.top_fraction + 1e-9)) * groups
         if stage.algorithm in ("expert_iteration",) and kept < stage.selection.min_examples:
             problems.append(
-                f"{where}: top_fraction {stage.selection.top_fraction} of {candidates} rollouts leaves {kept}, fewer than "
-                f"min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
+                f"{where}: top_fraction {stage.selection.top_fraction} of {candidates} rollouts leaves {kept}, fewer "
+                f"than min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
             )
         for number, phase in enumerate(stage.phases):
             if phase.batch_size % config.trainer.num_workers:
@@ -202,7 +205,9 @@ def cross_checks(config: Config) -> list[str]:
                     f"{config.trainer.num_workers}; change one of the two"
                 )
             if not phase.sources or sum(phase.sources.values()) <= 0 or min(phase.sources.values()) < 0:
-                problems.append(f"{where}.phases.{number}: sources {phase.sources} need weights >= 0 with a sum above 0")
+                problems.append(
+                    f"{where}.phases.{number}: sources {phase.sources} need weights >= 0 with a sum above 0"
+                )
             for source in phase.sources:
                 if source not in ("current", "previous") and not source.removeprefix("generation:").isdigit():
                     problems.append(

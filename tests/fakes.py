@@ -1,4 +1,4 @@
-"""Small stand-ins for the generator and the rewards: real classes of a few lines, named by dotted path in configurations."""
+"""Small stand-ins for the generator and the rewards: classes of a few lines that configurations name by path."""
 
 from __future__ import annotations
 

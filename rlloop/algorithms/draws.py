@@ -1,4 +1,4 @@
-"""Randomness of training, drawn per (run seed, stage, step, index in the global batch): the same on any number of ranks."""
+"""Randomness of training, drawn per (run seed, stage, step, index in the global batch), so on any number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expert iteration: fine-tune on the best of the model's own clips (arXiv:2606.21670, reference.md section 1, stage 2)."""
+"""Expert iteration: fine-tune on the best of the model's own clips (arXiv:2606.21670, stage 2; reference.md 1)."""
 
 from __future__ import annotations
 

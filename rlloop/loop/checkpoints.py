@@ -125,7 +125,9 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
         try:
             marker = read_marker(path)
             if marker.config_digest != digest:
-                raise ValueError(f"{path}: belongs to another configuration ({marker.config_digest[:8]}, here {digest[:8]})")
+                raise ValueError(
+                    f"{path}: belongs to another configuration ({marker.config_digest[:8]}, here {digest[:8]})"
+                )
         except ValueError as error:
             log.warning("checkpoint refused, using the one before: %s", error)
             continue

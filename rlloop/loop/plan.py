@@ -67,7 +67,9 @@ class Plan:
     def stage_ends(self) -> list[int]:
         """Versions at which a stage is complete; evaluated always, kept on disk always."""
         last = self.generations[-1]
-        return [g.k + 1 for g, nxt in zip(self.generations, self.generations[1:], strict=False) if g.stage != nxt.stage] + [last.k + 1]
+        return [
+            g.k + 1 for g, nxt in zip(self.generations, self.generations[1:], strict=False) if g.stage != nxt.stage
+        ] + [last.k + 1]
 
     def required_versions(self) -> list[int]:
         """Versions whose evaluation the run does not end without: 0 and the last of every stage."""

@@ -92,9 +92,7 @@ class Published:
     version: int
 
 
-Record = (
-    EpochBegan | SegmentBegan | Leased | Started | Released | Buffered | Failed | Selected | Published
-)
+Record = EpochBegan | SegmentBegan | Leased | Started | Released | Buffered | Failed | Selected | Published
 _TYPES = {
     cls.__name__: cls
     for cls in (EpochBegan, SegmentBegan, Leased, Started, Released, Buffered, Failed, Selected, Published)

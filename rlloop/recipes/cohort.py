@@ -49,7 +49,9 @@ def cohort_stats(ledger: Ledger, k: int, closed_at: float) -> CohortStats:
     tickets = [ledger.tickets[t] for t in ledger.plan.generations[k].tickets if ledger.tickets[t].rollouts]
     rollouts = [rollout for ticket in tickets for rollout in ticket.rollouts]
     ages = [k - ticket.version for ticket in tickets for _ in ticket.rollouts]
-    named = {name: [r.scores[name] for r in rollouts if r.scores.get(name) is not None] for name in stage_scores(rollouts)}
+    named = {
+        name: [r.scores[name] for r in rollouts if r.scores.get(name) is not None] for name in stage_scores(rollouts)
+    }
     return CohortStats(
         generation=k,
         stage=stage.name,

@@ -50,7 +50,9 @@ class Sampler:
         from rlloop.models.policy import SamplingSettings
 
         with torch.inference_mode():
-            latents = self.generator.sample_latents(list(prompts), list(seeds), SamplingSettings(**sampling.model_dump()))
+            latents = self.generator.sample_latents(
+                list(prompts), list(seeds), SamplingSettings(**sampling.model_dump())
+            )
             latents = latents.to(torch.float16)
             audio = self.generator.decode(latents.float())
         return Sample(latents.numpy(), audio.float().numpy(), self.generator.sample_rate_hz)

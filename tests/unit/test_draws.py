@@ -21,7 +21,10 @@ def test_a_draw_repeats_and_differs_between_indices_and_steps():
 
 
 def test_distributions_and_mixture():
-    draws = [draw(index=n, rows={"current": 5, "previous": 2}, weights={"current": 3.0, "previous": 1.0}) for n in range(4000)]
+    draws = [
+        draw(index=n, rows={"current": 5, "previous": 2}, weights={"current": 3.0, "previous": 1.0})
+        for n in range(4000)
+    ]
     t = np.array([d.t for d in draws])
     assert np.median(t) == pytest.approx(0.5, abs=0.03)  # logit-normal(0, 1)
     assert np.mean(t > 1 / (1 + np.exp(-1))) == pytest.approx(0.1587, abs=0.03)

@@ -26,7 +26,9 @@ def test_ranking_is_a_plain_sort_whatever_the_arrival(seed):
     assert [(-c.score, c.ticket, c.clip) for c in rank(candidates)] == expected
 
 
-@pytest.mark.parametrize(("count", "fraction", "kept"), [(160, 0.1, 16), (9, 0.1, 1), (0, 0.1, 0), (30, 0.1, 3), (10, 1.0, 10)])
+@pytest.mark.parametrize(
+    ("count", "fraction", "kept"), [(160, 0.1, 16), (9, 0.1, 1), (0, 0.1, 0), (30, 0.1, 3), (10, 1.0, 10)]
+)
 def test_top_fraction_counts(count, fraction, kept):
     assert len(top_fraction([Candidate(n, 0, -n) for n in range(count)], fraction)) == kept
 

@@ -1,0 +1,128 @@
+"""The loop end to end with stand-ins: through the real command, Ray, Ray Data, Ray Train and DeepSpeed."""
+
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from rlloop.loop import checkpoints
+from rlloop.loop import records as r
+from tests.ray import runs
+from tests.ray.conftest import SYNCHRONOUS
+
+pytestmark = pytest.mark.ray
+
+
+def final_weights(run_dir, version=3):
+    return checkpoints.read_weights(checkpoints.folder(run_dir, version))
+
+
+def test_synchronous_run_finishes_and_the_reward_rises(reference):
+    run_dir, summary = reference
+    ledger = runs.check_exactness(run_dir, SYNCHRONOUS)
+    assert summary["status"] == "finished" and summary["policy_versions"] == 3
+    assert summary["reward_after"] > summary["reward_before"] and summary["paired_p_value"] < 0.01
+    assert summary["clips_generated"] == 96 == 4 * len(ledger.tickets)
+    assert sum(summary["tickets"].values()) == 24
+    assert {e["version"] for e in summary["evaluations"]} >= {0, 3}
+
+
+def test_asynchronous_run_stays_within_the_bound(tmp_path):
+    summary = runs.run(tmp_path / "run", "loop.max_staleness=1")
+    runs.check_exactness(tmp_path / "run", "loop.max_staleness=1")
+    assert summary["status"] == "finished"
+
+
+def test_killed_processes_cost_time_only(reference, tmp_path):
+    """SIGKILL to a sampler, the scorer, the pump, the buffer, the store and the trainer's worker, in one run."""
+    run_dir = tmp_path / "run"
+    driver = runs.start(run_dir, SYNCHRONOUS)
+    moments = [  # (what the journal must show first, title of the victim)
+        (lambda found: runs.count(found, r.Started) >= 2, "SamplerStage"),
+        (lambda found: runs.count(found, r.Buffered) >= 3, "ScorerStage"),
+        (lambda found: runs.count(found, r.Buffered) >= 5, "ray::Buffer"),
+        (lambda found: runs.count(found, r.Published) >= 1, "RayTrainWorker"),
+        (lambda found: runs.count(found, r.Buffered) >= 10, "ray::PolicyStore"),
+        (lambda found: runs.count(found, r.Buffered) >= 12, "ray::Pump"),
+    ]
+    for condition, title in moments:
+        runs.wait_until(run_dir, condition, f"the moment to kill {title}")
+        assert runs.kill_role(driver, title), f"no process {title}"
+    summary = runs.finish(driver, run_dir)
+    runs.check_exactness(run_dir, SYNCHRONOUS)
+    assert summary["status"] == "finished"
+    assert runs.selections(run_dir) == runs.selections(reference[0])
+    expected, found = final_weights(reference[0]), final_weights(run_dir)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_killed_driver_resumes_with_the_same_selections_and_weights(reference, tmp_path):
+    run_dir = tmp_path / "run"
+    for kind, number in ((r.Buffered, 3), (r.Published, 1)):
+        driver = runs.start(run_dir, SYNCHRONOUS)
+        runs.wait_until(run_dir, lambda found, k=kind, n=number: runs.count(found, k) >= n, f"{number} {kind.__name__}")
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    runs.run(run_dir, SYNCHRONOUS)
+    runs.check_exactness(run_dir, SYNCHRONOUS)
+    assert runs.selections(run_dir) == runs.selections(reference[0])
+    expected, found = final_weights(reference[0]), final_weights(run_dir)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_interrupt_checkpoints_inside_a_generation_and_the_same_command_resumes(reference, tmp_path):
+    run_dir = tmp_path / "run"
+    slow = ("stages.0.phases.0.updates=400", SYNCHRONOUS)
+    driver = runs.start(run_dir, *slow)
+    runs.wait_until(run_dir, lambda found: runs.count(found, r.Selected) >= 1, "the first selection")
+    while not list((run_dir / "checkpoints").glob("v000000-s0000[1-9]*")):
+        assert driver.poll() is None, runs.tail(run_dir)
+        time.sleep(0.1)
+    blocked = subprocess.run(runs.command(run_dir, *slow), capture_output=True, text=True, cwd=runs.REPOSITORY)
+    assert blocked.returncode == 2 and "is in use by another run" in blocked.stderr, blocked.stderr
+    driver.send_signal(signal.SIGINT)
+    summary = runs.finish(driver, run_dir, status=130)
+    assert summary["status"] == "stopped" and "SIGINT" in summary["reason"]
+    marked = checkpoints.newest(run_dir, runs.load(runs.FAKE, list(slow)).digest())[1]
+    assert (marked.version, marked.step) > (0, 0)
+    other = subprocess.run(runs.command(run_dir, *slow, "seed=1"), capture_output=True, text=True, cwd=runs.REPOSITORY)
+    assert other.returncode == 2 and "seed=0" in other.stderr and "seed=1" in other.stderr
+    assert runs.run(run_dir, *slow)["status"] == "finished"
+    runs.check_exactness(run_dir, *slow)
+
+
+def test_two_workers_train_like_one(reference, tmp_path):
+    """Same global batches on two ranks: weights agree closely after 30 updates at a learning rate of 1e-2."""
+    run_dir = tmp_path / "run"
+    two = (SYNCHRONOUS, "trainer.num_workers=2", "trainer.num_cpus=0.3", "trainer.zero_stage=2")
+    runs.run(run_dir, *two)
+    runs.check_exactness(run_dir, *two)
+    expected, found = final_weights(reference[0], 1), final_weights(run_dir, 1)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+
+
+def test_failing_rows_and_deadly_tickets_are_tried_again(tmp_path):
+    """One sampler raises, another dies, and a third of all scores is missing: the run finishes, nothing is zero."""
+    run_dir = tmp_path / "run"
+    marker = tmp_path / "died"
+    overrides = (
+        SYNCHRONOUS,
+        "generator.target=tests.fakes:deadly_generator",
+        f"generator.options={{marker: {marker}}}",
+        "scorer.rewards=['tests.fakes:Loudness', 'tests.fakes:Moody']",
+        "stages.0.selection.rank_by={Moody: 1.0}",
+        "evaluation.scores=['tests.fakes:Moody']",
+    )
+    summary = runs.run(run_dir, *overrides)
+    ledger = runs.check_exactness(run_dir, *overrides)
+    missing = [x for t in ledger.tickets for x in t.rollouts if x.scores["Moody"] is None]
+    assert missing and all("moody" in x.reasons["Moody"] for x in missing)
+    assert summary["failures"]["Moody: moody"] == len(missing)
+    for selected in runs.selections(run_dir).values():
+        for ticket, clip, _ in selected:
+            assert ledger.tickets[ticket].rollouts[clip].scores["Moody"] is not None
