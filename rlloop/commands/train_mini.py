@@ -12,10 +12,10 @@ def run(
     work: Annotated[Path, typer.Option(help="Checkpoints and caches; the same folder resumes.")],
 ) -> None:
     """Trains rewards, autoencoder and generator of the mini stack, then writes the model card. Hours on two cores."""
-    from rlloop.recipes import mini_card, mini_generator, mini_reward
-
     if not (clips / "clips.jsonl").is_file():
         raise ValueError(f"{clips} holds no clips.jsonl; expected a folder of clips described by it")
+    from rlloop.recipes import mini_card, mini_generator, mini_reward
+
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     mini_reward.train_mini_rewards(clips, out, work)
