@@ -83,6 +83,7 @@ def _prepare(path: Path, config: Config, view: LiveView) -> Session:
     """Everything before the actors: configuration, version 0, epoch, Ray."""
     view.phase("checking the run directory")
     startup.store_config(path, config)
+    startup.store_prompts(path, config)
     view.phase("writing version 0")
     startup.write_version_zero(path, config)
     session = Session(str(path), startup.take_epoch(path))

@@ -54,12 +54,11 @@ class Evaluator:
         return [version for version in self.session.plan.required_versions() if version not in stored]
 
     def _run(self) -> None:
-        from rlloop.recipes.build import heldout_prompts
         from rlloop.recipes.sampler import Sampler
         from rlloop.recipes.scorer import Scorer
 
         try:
-            self.prompts = heldout_prompts(self.config)
+            self.prompts = self.session.prompts["heldout"]
             self.sampler = Sampler(self.config, self.config.evaluation.threads)
             self.scorer = Scorer(self.config, self.config.evaluation.scores, self.config.evaluation.threads)
             while True:

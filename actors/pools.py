@@ -49,13 +49,12 @@ class SamplerStage:
     """One sampler actor: keeps its weights fresh and draws one ticket at a time."""
 
     def __init__(self, run_dir: str, epoch: int) -> None:
-        from rlloop.recipes.build import training_prompts
         from rlloop.recipes.sampler import Sampler
 
         self.session = Session(run_dir, epoch)
         self.config = self.session.config
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self.prompts = training_prompts(self.config)
+        self.prompts = self.session.prompts["train"]
         self.sampler = Sampler(self.config, self.config.sampler.threads)
 
     def __call__(self, granted: Rows) -> Rows:

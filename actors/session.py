@@ -19,6 +19,7 @@ from rlloop.config import Config
 from rlloop.loop.plan import Plan
 
 CONFIG_FILE = "config.json"
+PROMPTS_FILE = "prompts.json"
 CALL_TIMEOUT_S = 20.0
 
 
@@ -51,6 +52,11 @@ class Session:
     @cached_property
     def plan(self) -> Plan:
         return Plan.from_config(self.config)
+
+    @cached_property
+    def prompts(self) -> dict[str, list[str]]:
+        """train and heldout, as they were when the run began."""
+        return json.loads((self.path / PROMPTS_FILE).read_text())
 
     @property
     def namespace(self) -> str:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.session import CONFIG_FILE, namespace_of
+from actors.session import CONFIG_FILE, PROMPTS_FILE, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
 
@@ -65,8 +65,35 @@ def store_config(run_dir: Path, config: Config) -> None:
                 f"run directory {run_dir} holds a run with {key}={old}, this one has {key}={new}; "
                 "choose another run_dir=PATH, or use the same settings to resume"
             )
+    _write_json(path, config.model_dump(mode="json"))
+
+
+def store_prompts(run_dir: Path, config: Config) -> None:
+    """Keeps the prompts in the run directory, where every node finds them; a resumed run must have the same.
+
+    Raises:
+        ValueError: the prompts have changed since the run began, or their files cannot be read.
+    """
+    from rlloop.recipes.build import heldout_prompts, training_prompts
+
+    prompts = {"train": training_prompts(config), "heldout": heldout_prompts(config)}
+    path = run_dir / PROMPTS_FILE
+    if not path.exists():
+        _write_json(path, prompts)
+        return
+    kept = json.loads(path.read_text())
+    for split, found in prompts.items():
+        if kept.get(split) != found:
+            raise ValueError(
+                f"the {split} prompts are {len(found)} others than the {len(kept.get(split, []))} that run directory "
+                f"{run_dir} began with; give the same file, or choose another run_dir=PATH"
+            )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Complete or not there."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(config.model_dump(mode="json"), indent=1))
+    scratch.write_text(json.dumps(value, indent=1))
     os.replace(scratch, path)
 
 

@@ -31,7 +31,14 @@ def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
     """Starts the driver in the background; its output goes to run_dir.out."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     output = run_dir.with_suffix(".out").open("ab")
-    return subprocess.Popen(command(run_dir, *overrides), cwd=REPOSITORY, env=env, stdout=output, stderr=output)
+    return subprocess.Popen(
+        command(run_dir, *overrides), cwd=REPOSITORY, env=env, stdout=output, stderr=output, start_new_session=True
+    )
+
+
+def press_control_c(driver: subprocess.Popen) -> None:
+    """SIGINT to the driver's whole process group, as a terminal sends it."""
+    os.killpg(driver.pid, signal.SIGINT)
 
 
 def finish(process: subprocess.Popen, run_dir: Path, status: int = 0) -> dict:

@@ -84,7 +84,7 @@ def test_interrupt_checkpoints_inside_a_generation_and_the_same_command_resumes(
         time.sleep(0.1)
     blocked = subprocess.run(runs.command(run_dir, *slow), capture_output=True, text=True, cwd=runs.REPOSITORY)
     assert blocked.returncode == 2 and "is in use by another run" in blocked.stderr, blocked.stderr
-    driver.send_signal(signal.SIGINT)
+    runs.press_control_c(driver)
     summary = runs.finish(driver, run_dir, status=130)
     assert summary["status"] == "stopped" and "SIGINT" in summary["reason"]
     marked = checkpoints.newest(run_dir, runs.load(runs.FAKE, list(slow)).digest())[1]

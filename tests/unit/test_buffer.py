@@ -1,0 +1,173 @@
+"""The buffer as a plain object: idempotent calls, replay, skipping, a disk that fills. No Ray is started."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors import startup
+from actors.buffer import Buffer
+from actors.session import Session
+from rlloop.config import load
+from rlloop.data.rollouts import ScoredTicket
+from rlloop.loop import gate
+from rlloop.loop.checkpoints import newest
+from tests.ray.runs import FAKE
+
+
+@pytest.fixture
+def session(tmp_path):
+    startup.store_config(tmp_path, load(FAKE, ["loop.max_staleness=0"]))
+    return Session(str(tmp_path), startup.take_epoch(tmp_path))
+
+
+def restart(buffer, epoch=None):
+    buffer._lock.close()
+    session = buffer.session if epoch is None else replace(buffer.session, epoch=epoch)
+    return Buffer(session)
+
+
+def scored(ticket, scores, version=0):
+    n = len(scores)
+    return ScoredTicket(
+        ticket, version, "a prompt", list(range(n)), np.zeros((n, 8, 4), np.float16), [{"Loudness": s} for s in scores],
+        [{} if s is not None else {"Loudness": "Loudness: silent"} for s in scores], {"sampler": 0.1, "scorer": 0.1},
+    )  # fmt: skip
+
+
+def lease_and_commit(buffer, segment, slots):
+    for slot in slots:
+        granted = buffer.next_ticket(segment, slot)
+        assert isinstance(granted, gate.Grant)
+        assert buffer.started(granted.ticket, "w")[0] == "go"
+        assert buffer.commit(scored(granted.ticket, [granted.ticket + c / 10 for c in range(4)]))
+
+
+def test_a_cohort_is_selected_once_and_its_rows_come_in_order(session):
+    buffer = Buffer(session)
+    lease_and_commit(buffer, buffer.begin_segment(), range(8))
+    kind, rows = buffer.selection(0)
+    assert kind == "rows" and len(rows) == 8  # a quarter of 32
+    assert [(row.ticket, row.clip) for row in rows] == [(7, 3), (7, 2), (7, 1), (7, 0), (6, 3), (6, 2), (6, 1), (6, 0)]
+    assert rows[0].score == pytest.approx(7.3) and rows[0].latents.shape == (8, 4)
+    assert buffer.selection(1) == ("wait", "")
+
+
+def test_the_first_commit_wins_and_late_workers_skip(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    lease_and_commit(buffer, segment, [0])
+    assert not buffer.commit(scored(0, [9.0] * 4))
+    assert buffer.started(0, "other") == ("skip", 0)
+    assert buffer.ledger.tickets[0].rollouts[0].scores["Loudness"] == 0.0
+
+
+def test_a_restart_replays_everything_and_rolls_nothing_back(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    lease_and_commit(buffer, segment, range(8))
+    buffer.published(1)
+    lease_and_commit(buffer, segment, range(8, 10))
+    before = json.dumps(buffer.report(0)["tickets"], sort_keys=True)
+    again = restart(buffer)
+    assert json.dumps(again.report(0)["tickets"], sort_keys=True) == before
+    assert again.ledger.version == 1 and again.selection(0)[0] == "rows"
+    again.published(1)  # a trainer that repeats itself changes nothing
+    assert again.ledger.version == 1
+    assert again.next_ticket(segment, 8) == buffer.next_ticket(segment, 8)
+
+
+def test_a_crash_between_the_last_commit_and_the_selection_is_made_up_for(session, monkeypatch):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    lease_and_commit(buffer, segment, range(7))
+    monkeypatch.setattr(buffer, "_close_cohorts", lambda: None)
+    lease_and_commit(buffer, segment, [7])
+    assert buffer.selection(0)[0] == "wait"
+    assert restart(buffer).selection(0)[0] == "rows"
+
+
+def test_failed_rows_are_retried_and_then_final(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    for slot in range(3):
+        granted = buffer.next_ticket(segment, slot)
+        assert granted.ticket == 0
+        buffer.commit(ScoredTicket(0, 0, failure="sampler: boom"))
+    assert buffer.ledger.tickets[0].state == "failed"
+    assert buffer.report(0)["failures"]["sampler: boom"] == 3
+    assert buffer.next_ticket(segment, 3).ticket == 1
+
+
+def test_missing_scores_are_counted_and_never_selected(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    for slot in range(8):
+        ticket = buffer.next_ticket(segment, slot).ticket
+        buffer.commit(scored(ticket, [None, None, None, -5.0 - ticket]))
+    rows = buffer.selection(0)[1]
+    assert [row.score for row in rows] == [-5.0, -6.0]
+    assert buffer.report(0)["failures"]["Loudness: silent"] == 24
+
+
+def test_stop_ends_the_gate_and_answers_the_trainer(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    buffer.stop("enough")
+    buffer.stop("later")
+    assert isinstance(buffer.next_ticket(segment, 0), gate.End)
+    assert buffer.selection(0) == ("stop", "enough") and not buffer.has_work()
+
+
+def test_a_place_that_cannot_be_written_stops_the_run_with_one_line_and_loses_nothing(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    lease_and_commit(buffer, segment, [0])
+    folder = session.path / "rollouts" / "00000"
+    folder.rename(folder.with_suffix(".away"))
+    folder.touch()  # a file where the folder was: writing fails with an OSError, as on a full disk
+    ticket = buffer.next_ticket(segment, 1).ticket
+    buffer.commit(scored(ticket, [1.0] * 4))
+    assert "cannot write" in buffer.report(0)["fatal"] and "\n" not in buffer.report(0)["fatal"]
+    assert buffer.ledger.tickets[ticket].state == "leased"
+    assert restart(buffer).ledger.tickets[0].state == "buffered"
+
+
+def test_a_second_driver_takes_the_next_epoch_and_other_settings_are_refused(session, tmp_path):
+    buffer = restart(Buffer(session), startup.take_epoch(tmp_path))
+    assert buffer.ledger.epoch == 2
+    with pytest.raises(ValueError, match="loop.max_staleness=0, this one has loop.max_staleness=1"):
+        startup.store_config(tmp_path, load(FAKE))
+    startup.store_config(tmp_path, load(FAKE, ["loop.max_staleness=0", "sampler.num_actors=5"]))
+
+
+def test_prompts_that_changed_since_the_run_began_are_refused(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a slow waltz\na fast polka\n")
+    config = load(FAKE, [f"prompts={file}"])
+    startup.store_prompts(tmp_path, config)
+    startup.store_prompts(tmp_path, config)
+    file.write_text("a slow waltz\n")
+    with pytest.raises(ValueError, match="train prompts are 1 others than the 2"):
+        startup.store_prompts(tmp_path, config)
+
+
+def test_two_drivers_cannot_hold_one_run_directory(tmp_path):
+    lock = startup.lock_run_dir(tmp_path)
+    with pytest.raises(ValueError, match="is in use by another run"):
+        startup.lock_run_dir(tmp_path)
+    lock.close()
+    startup.lock_run_dir(tmp_path).close()
+
+
+def test_version_zero_is_written_once_and_a_damaged_one_is_not_overwritten(tmp_path):
+    config = load(FAKE)
+    startup.write_version_zero(tmp_path, config)
+    path, marker = newest(tmp_path, config.digest())
+    assert (marker.version, marker.step) == (0, 0)
+    startup.write_version_zero(tmp_path, config)
+    weights = path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="is no valid checkpoint"):
+        startup.write_version_zero(tmp_path, config)
