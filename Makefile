@@ -13,7 +13,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit lint types clean system
+.PHONY: help run test test-unit bench-default lint types clean system
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(STAMP)  ## all tests: units first, then Ray, then the whole loop; ARGS="
 
 test-unit: $(STAMP)  ## the tests that start no Ray
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit $(ARGS)
+
+bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (an hour); ARGS="--seeds 0 1"
+	@$(WITH_VENV) $(PY) bench/default_run.py $(ARGS)
 
 lint: $(STAMP)  ## ruff: errors, imports, format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -209,6 +209,7 @@ class Buffer:
             "points": [p for p in self.points if p.step > since_step],
             "messages": list(self.messages),
             "fatal": self.fatal,
+            "earlier_seconds": ledger.earlier_seconds,
             "pid": os.getpid(),
             "restarts": {
                 "trainer": max(0, self.trainer_starts - 1),

@@ -60,13 +60,14 @@ def run(config: Config, run_dir: str) -> int:
         ValueError: the run directory is in use, holds another run, or is damaged; one line.
     """
     path = Path(run_dir).resolve()
+    began = time.time()
     lock = startup.lock_run_dir(path)
     signals = Signals()
     signals.install()
     try:
         with LiveView(config) as view:
             session = _prepare(path, config, view)
-            outcome, snapshot = _drive(session, view, signals)
+            outcome, snapshot = _drive(session, view, signals, began)
         summary = build_summary(config, snapshot, status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
@@ -92,14 +93,14 @@ def _prepare(path: Path, config: Config, view: LiveView) -> Session:
     return session
 
 
-def _drive(session: Session, view: LiveView, signals: Signals):
+def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     """Starts everything and watches it to its end; returns (outcome, last snapshot)."""
     startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
     view.phase("starting the actors")
     start_actors(session)
     trainer = TrainerThread(session)
     trainer.start()
-    observer = Observer(session)
+    observer = Observer(session, began)
     writer = RunWriter(session.path, session.config)
     view.phase("loading the models")
     outcome = None

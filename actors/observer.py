@@ -17,9 +17,8 @@ GET_TIMEOUT_S = 5.0
 class Observer:
     """Polls buffer, store and evaluator; keeps the last answer of each when one is restarting."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.started_at = time.time()
+    def __init__(self, session: Session, started_at: float) -> None:
+        self.session, self.started_at = session, started_at
         self.report: dict[str, Any] = {}
         self.evaluator: dict[str, Any] = {}
         self.store: dict[str, Any] = {}
@@ -105,7 +104,7 @@ class Observer:
         steps = sum(plan.steps_of(g.k) for g in plan.generations)
         return Snapshot(
             time=time.time(),
-            started_at=self.started_at,
+            started_at=self.started_at - report.get("earlier_seconds", 0.0),
             run_dir=self.session.run_dir,
             stage=plan.stage_of(generation).name,
             version=version,

@@ -61,8 +61,8 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict:
 def row(result: dict) -> str:
     guards = "; ".join(f"{n} {g['gain']:+.3f} (p {g['p']:.2g})" for n, g in result["guards"].items())
     return (
-        f"| {result['seed']} | {result['reward_before']:.3f} | {result['reward_after']:.3f} | {result['reward_gain']:+.3f} "
-        f"| [{result['ci_low']:+.3f}, {result['ci_high']:+.3f}] | {result['paired_p_value']:.1e} | {guards} "
+        f"| {result['seed']} | {result['reward_before']:.3f} | {result['reward_after']:.3f} "
+        f"| {result['reward_gain']:+.3f} | [{result['ci_low']:+.3f}, {result['ci_high']:+.3f}] | {result['paired_p_value']:.1e} | {guards} "
         f"| {result['policy_versions']} | {result['clips_generated']} | {result['seconds']:.0f} "
         f"| {result['peak_bytes'] / 2**30:.1f} |"
     )
@@ -77,7 +77,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     header = (
-        "| seed | before | after | gain | 95 % interval | p | guards: gain (p) | versions | clips | seconds | peak GiB |\n"
+        "| seed | before | after | gain | 95 % interval | p | guards: gain (p) "
+        "| versions | clips | seconds | peak GiB |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     rows = []

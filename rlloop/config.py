@@ -196,7 +196,8 @@ def cross_checks(config: Config) -> list[str]:
         if stage.algorithm in ("expert_iteration",) and kept < stage.selection.min_examples:
             problems.append(
                 f"{where}: top_fraction {stage.selection.top_fraction} of {candidates} rollouts leaves {kept}, fewer "
-                f"than min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
+                f"than min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
+                "top_fraction"
             )
         for number, phase in enumerate(stage.phases):
             if phase.batch_size % config.trainer.num_workers:

@@ -9,7 +9,7 @@ import json
 import os
 import time as clock
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from rlloop.loop import records as r
@@ -29,22 +29,28 @@ class Journal:
         Raises:
             ValueError: a damaged record that is not the last one.
         """
+        end = yield from self.read()
+        if self.path.exists() and self.path.stat().st_size > end:
+            with self.path.open("r+b") as file:
+                file.truncate(end)
+
+    def read(self) -> Generator[tuple[r.Record, float], None, int]:
+        """As `replay`, but leaves the file alone; returns the byte behind the last complete record."""
         data = self.path.read_bytes() if self.path.exists() else b""
         offset = 0
         while offset < len(data):
             end = data.find(b"\n", offset)
             record = decode(data[offset:end]) if end >= 0 else None
+            if record is None and end >= 0 and data.find(b"\n", end + 1) >= 0:
+                raise ValueError(
+                    f"{self.path}: the record at byte {offset} fails its checksum and is not the last one; "
+                    "the file was changed from outside: restore it from a backup or start a new run_dir"
+                )
             if record is None:
-                if end >= 0 and data.find(b"\n", end + 1) >= 0:
-                    raise ValueError(
-                        f"{self.path}: the record at byte {offset} fails its checksum and is not the last one; "
-                        "the file was changed from outside: restore it from a backup or start a new run_dir"
-                    )
-                with self.path.open("r+b") as file:
-                    file.truncate(offset)
-                return
+                break
             yield r.from_json(record)
             offset = end + 1
+        return offset
 
     def append(self, record: r.Record) -> float:
         """Writes one record; returns its unix time."""

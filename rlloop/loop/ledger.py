@@ -45,11 +45,14 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self.worker_seconds: Counter[str] = Counter()
         self.clips_generated = 0
+        self.earlier_seconds = 0.0  # from the first to the last record of each epoch before this one
+        self._epoch_began = self._last = 0.0
         self._open = list(range(plan.num_tickets))
 
     def apply(self, record: r.Record, time: float = 0.0) -> None:
         """Folds one record in. A record that the state forbids is a bug or a damaged journal: AssertionError."""
         getattr(self, f"_on_{type(record).__name__}")(record, time)
+        self._last = time
 
     def lowest_open(self) -> int | None:
         """The lowest ticket that is neither leased nor closed."""
@@ -60,9 +63,6 @@ class Ledger:
     def is_closed(self, k: int) -> bool:
         """Whether each ticket of cohort k is buffered, failed or dropped."""
         return self.cohort_open[k] == 0
-
-    def generation_in_training(self) -> int:
-        return self.version
 
     def _move(self, number: int, state: str, time: float) -> Ticket:
         ticket = self.tickets[number]
@@ -85,6 +85,8 @@ class Ledger:
     def _on_EpochBegan(self, record: r.EpochBegan, time: float) -> None:
         assert record.epoch > self.epoch, (record, self.epoch)
         self.epoch = record.epoch
+        self.earlier_seconds += self._last - self._epoch_began
+        self._epoch_began = time
 
     def _on_SegmentBegan(self, record: r.SegmentBegan, time: float) -> None:
         assert record.segment > self.segment, (record, self.segment)

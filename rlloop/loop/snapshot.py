@@ -69,7 +69,10 @@ class PoolStats:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared."""
+    """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared.
+
+    `time - started_at` is how long the run has worked in all its starts: this start's begin less the earlier ones.
+    """
 
     time: float
     started_at: float

@@ -61,7 +61,7 @@ def tail(run_dir: Path) -> str:
 
 
 def records(run_dir: Path) -> list[r.Record]:
-    return [record for record, _ in Journal(run_dir / "journal" / "journal.log").replay()]
+    return [record for record, _ in Journal(run_dir / "journal" / "journal.log").read()]
 
 
 def wait_until(run_dir: Path, condition, what: str) -> None:

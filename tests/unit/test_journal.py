@@ -1,9 +1,12 @@
 """The journal: what was acknowledged comes back, an incomplete end is cut off, damage is refused."""
 
+import json
 import random
 
 import pytest
 
+from rlloop.commands.ledger import lines
+from rlloop.config import build
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal, decode, encode
 
@@ -61,3 +64,20 @@ def test_encoding_is_one_line_with_checksum_and_length():
     line = encode({"a": 1})
     assert line.endswith(b' 7 {"a":1}\n') and decode(line[:-1]) == {"a": 1}
     assert decode(b"00000000 7 {}") is None
+
+
+def test_the_ledger_command_prints_every_ticket_and_changes_nothing(tmp_path):
+    config = build({"stages": [{"name": "s", "tickets": 3}], "trainer": {"num_workers": 1}})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    journal = Journal(tmp_path / "journal" / "journal.log")
+    for record in (r.SegmentBegan(1), r.Leased(0, 0, 1, 0), r.Buffered(0, 0, ()), r.Failed(1, "boom")):
+        journal.append(record)
+    with journal.path.open("ab") as file:
+        file.write(b"half a rec")
+    size = journal.path.stat().st_size
+    tickets = [json.loads(line) for line in lines(tmp_path)]
+    assert [t["state"] for t in tickets] == ["buffered", "failed", "open"]
+    assert tickets[1]["reason"] == "boom" and set(tickets[0]["times"]) == {"leased", "buffered"}
+    assert journal.path.stat().st_size == size
+    with pytest.raises(ValueError, match="holds no run"):
+        lines(tmp_path / "nothing")
