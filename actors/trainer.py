@@ -286,8 +286,8 @@ class Worker:
                 path, version=version, step=step, stage=stage, digest=self.digest, world_size=self.world,
                 weights_checksum=checkpoints.arrays_checksum(weights),
             )  # fmt: skip
-            keep = {0, *self.plan.stage_ends()}
-            checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, keep)
+            versions = self.plan.versions_to_keep(version, self.config.loop.max_staleness)
+            checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, versions)
         self._barrier()
 
     def _abort_if_any(self, problem: str) -> None:

@@ -71,6 +71,10 @@ class Plan:
             g.k + 1 for g, nxt in zip(self.generations, self.generations[1:], strict=False) if g.stage != nxt.stage
         ] + [last.k + 1]
 
+    def versions_to_keep(self, version: int, max_staleness: int) -> set[int]:
+        """Versions whose checkpoints stay: 0, the ends of stages, and those that the policy store may have to read again."""
+        return {0, *self.stage_ends(), *range(max(0, version - max_staleness), version + 1)}
+
     def required_versions(self) -> list[int]:
         """Versions whose evaluation the run does not end without: 0 and the last of every stage."""
         return [0, *self.stage_ends()]

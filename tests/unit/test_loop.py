@@ -39,6 +39,8 @@ def test_plan_has_cumulative_ticket_ranges_and_finds_generations():
     assert [(g.first_ticket, g.end_ticket, g.stage) for g in plan.generations] == [(0, 4, 0), (4, 8, 0), (8, 11, 1)]
     assert [plan.generation_of(t).k for t in (0, 3, 4, 7, 8, 10)] == [0, 0, 1, 1, 2, 2]
     assert plan.required_versions() == [0, 2, 3]
+    assert plan.versions_to_keep(1, max_staleness=1) == {0, 1, 2, 3}
+    assert plan.versions_to_keep(0, max_staleness=2) == {0, 2, 3}
     with pytest.raises(ValueError, match="ticket 11"):
         plan.generation_of(11)
 
