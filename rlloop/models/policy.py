@@ -19,7 +19,7 @@ from rlloop.models.autoencoder import Autoencoder
 from rlloop.models.fluxaudio import Conditions, FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MEL_16K, MelSettings
 from rlloop.models.text import PromptFeatures
-from rlloop.models.vocoder import MelInversion
+from rlloop.models.vocoder import MagnitudeNet, MelInversion
 from rlloop.weights import load_safetensors
 
 ASSETS = Path(__file__).parents[1] / "assets" / "mini"
@@ -72,12 +72,7 @@ class GeneratorSpec:
     mel: MelSettings
     autoencoder_width: int
     autoencoder_multipliers: tuple[int, ...] = (1, 2, 4)
-
-    def build_autoencoder(self) -> Autoencoder:
-        """The autoencoder, untrained."""
-        return Autoencoder(
-            self.mel.num_mels, self.network.latent_dim, self.autoencoder_width, self.autoencoder_multipliers
-        )
+    vocoder_width: int = 0  # of the magnitude network; official stacks bring a vocoder of their own
 
 
 MINI = GeneratorSpec(
@@ -97,7 +92,18 @@ MINI = GeneratorSpec(
     MEL_16K,
     autoencoder_width=96,
     autoencoder_multipliers=(1, 1),
+    vocoder_width=192,
 )
+
+
+def build_autoencoder(spec: GeneratorSpec) -> Autoencoder:
+    """The autoencoder, untrained."""
+    return Autoencoder(spec.mel.num_mels, spec.network.latent_dim, spec.autoencoder_width, spec.autoencoder_multipliers)
+
+
+def build_magnitude_net(spec: GeneratorSpec) -> MagnitudeNet:
+    """The vocoder's network, untrained."""
+    return MagnitudeNet(spec.mel, spec.vocoder_width)
 
 
 class FluxAudioGenerator:
@@ -174,10 +180,12 @@ class FluxAudioGenerator:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, L, D] through autoencoder and vocoder: [B, T]."""
-        device = self.network.latent_mean.device
-        mel = self.autoencoder.decode(self.network.unnormalise(latents.to(device)).transpose(1, 2))
-        return self._vocode(mel).clamp(-1, 1)
+        """Latents [B, L, D] through autoencoder and vocoder: [B, T].
+
+        One clip at a time: phase retrieval magnifies the last bits in which batches of different sizes differ.
+        """
+        clips = self.network.unnormalise(latents.to(self.network.latent_mean.device)).transpose(1, 2)
+        return torch.cat([self._vocode(self.autoencoder.decode(z)).clamp(-1, 1) for z in clips.split(1)])
 
 
 def mini_generator(text_encoder: str = "auto", assets: Path | None = None) -> FluxAudioGenerator:
@@ -190,7 +198,8 @@ def mini_generator(text_encoder: str = "auto", assets: Path | None = None) -> Fl
         ValueError: a weight file is missing or is not of this model.
     """
     assets = Path(assets) if assets else ASSETS
-    network, autoencoder = FluxAudio(MINI.network), MINI.build_autoencoder()
-    for module, name in ((network, "fluxaudio"), (autoencoder, "autoencoder")):
+    network, autoencoder, magnitudes = FluxAudio(MINI.network), build_autoencoder(MINI), build_magnitude_net(MINI)
+    parts = {"fluxaudio": network, "autoencoder": autoencoder, "vocoder": magnitudes}
+    for name, module in parts.items():
         module.load_state_dict(load_safetensors(assets / f"{name}.safetensors", module.state_dict()))
     return FluxAudioGenerator(MINI, network, autoencoder, MelInversion(MINI.mel), PromptFeatures(text_encoder).encode)

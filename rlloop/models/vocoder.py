@@ -1,4 +1,4 @@
-"""Mel to waveform without training: magnitudes by a non-negative inverse of the filterbank, phases by Griffin-Lim.
+"""Mel to waveform for the mini stack: magnitudes by a small network, phases by Griffin-Lim.
 
 Deterministic: phases start from the frequencies of the spectral peaks, not from noise, so few iterations are enough.
 """
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlloop.models.mel import MelSettings, mel_filterbank
-
-NONNEGATIVE_STEPS = 8
 
 
 def peak_phases(magnitude: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -40,33 +38,71 @@ def peak_phases(magnitude: Tensor, n_fft: int, hop: int) -> Tensor:
     return advance.cumsum(dim=2) + math.pi * (index % 2)
 
 
+class FilterbankInverse(nn.Module):
+    """Log-mel [B, M, F] to non-negative magnitudes [B, bins, F] with that mel; nothing is learned.
+
+    Multiplicative updates (Lee and Seung 2001) of the clipped pseudo-inverse.
+    """
+
+    def __init__(self, settings: MelSettings, num_updates: int = 8):
+        super().__init__()
+        self.settings = settings
+        self.num_updates = num_updates
+        filters = mel_filterbank(settings)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("inverse", torch.linalg.pinv(filters), persistent=False)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        mel = 10.0**log_mel if self.settings.log_base == "10" else log_mel.exp()
+        x = (self.inverse @ mel).clamp(min=1e-6)
+        for _ in range(self.num_updates):
+            x = x * (self.filters.T @ mel) / (self.filters.T @ (self.filters @ x)).clamp(min=1e-9)
+        return x
+
+
+class MagnitudeNet(nn.Module):
+    """Log-mel [B, M, F] to magnitudes [B, bins, F]: the filterbank's inverse, corrected by what the neighbours tell.
+
+    A mel band is wider than a bin below 1 kHz, so where in a band a harmonic lies must be guessed from its context.
+    """
+
+    def __init__(self, settings: MelSettings, width: int):
+        super().__init__()
+        self.inverse = FilterbankInverse(settings, num_updates=0)
+        self.conv_in = nn.Conv1d(settings.num_mels, width, 5, padding=2)
+        self.conv_mid = nn.Conv1d(width, width, 3, padding=1)
+        self.conv_out = nn.Conv1d(width, settings.n_fft // 2 + 1, 1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def log_magnitude(self, log_mel: Tensor) -> Tensor:
+        """Natural logarithm of the magnitudes."""
+        h = F.silu(self.conv_in(log_mel))
+        h = h + F.silu(self.conv_mid(h))
+        return self.inverse(log_mel).clamp(min=1e-4).log() + self.conv_out(h)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return self.log_magnitude(log_mel).exp()
+
+
 class MelInversion(nn.Module):
     """Log-mel [B, M, F] to waveform [B, F * hop].
 
     Args:
+        to_magnitude: log-mel to magnitudes [B, bins, F].
         num_iterations: Griffin-Lim iterations with momentum (Perraudin et al. 2013).
     """
 
-    def __init__(self, settings: MelSettings, num_iterations: int = 8, momentum: float = 0.99):
+    def __init__(self, settings: MelSettings, to_magnitude: nn.Module, num_iterations: int = 4, momentum: float = 0.99):
         super().__init__()
         self.settings = settings
+        self.to_magnitude = to_magnitude
         self.num_iterations = num_iterations
         self.momentum = momentum
-        filters = mel_filterbank(settings)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("inverse", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("window", torch.hann_window(settings.n_fft), persistent=False)
 
-    def magnitude(self, log_mel: Tensor) -> Tensor:
-        """Magnitudes [B, bins, F] with that mel: multiplicative updates of the clipped pseudo-inverse."""
-        mel = 10.0**log_mel if self.settings.log_base == "10" else log_mel.exp()
-        x = (self.inverse @ mel).clamp(min=1e-6)
-        for _ in range(NONNEGATIVE_STEPS):
-            x = x * (self.filters.T @ mel) / (self.filters.T @ (self.filters @ x)).clamp(min=1e-9)
-        return x
-
     def forward(self, log_mel: Tensor) -> Tensor:
-        magnitude = self.magnitude(log_mel)
+        magnitude = self.to_magnitude(log_mel)
         phase = peak_phases(magnitude, self.settings.n_fft, self.settings.hop)
         spectrum = torch.polar(magnitude, phase)
         previous = torch.zeros_like(spectrum)

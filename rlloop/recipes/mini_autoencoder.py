@@ -10,17 +10,12 @@ from torch import Tensor
 
 from rlloop.models.autoencoder import Autoencoder
 from rlloop.models.mel import MEL_16K, mel_filterbank
+from rlloop.models.policy import MINI, build_autoencoder
 from rlloop.recipes.mini_clips import load_clips, log_mels
 from rlloop.recipes.mini_training import Schedule, train
 
-LATENT_DIM, WIDTH, MULTIPLIERS = 32, 96, (1, 1)
 WINDOW_FRAMES, BATCH_SIZE = 128, 16
 KL_WEIGHT = 1e-3
-
-
-def build_autoencoder() -> Autoencoder:
-    """The mini autoencoder, untrained: 80 mel bands at 62.5 Hz to 32 dimensions at 31.25 Hz."""
-    return Autoencoder(MEL_16K.num_mels, LATENT_DIM, WIDTH, MULTIPLIERS)
 
 
 def band_gain() -> Tensor:
@@ -48,7 +43,7 @@ def train_autoencoder(clips_dir: Path, out_dir: Path, work_dir: Path, minutes: f
     """
     mels = torch.stack(log_mels(load_clips(clips_dir, is_held_out=False)))  # [clips, 80, frames]: all 10 s
     torch.manual_seed(0)
-    model = build_autoencoder()
+    model = build_autoencoder(MINI)
     model.data_mean.copy_(mels.mean(dim=(0, 2))[None, :, None])
     model.data_std.copy_(mels.std(dim=(0, 2))[None, :, None])
     gain = band_gain()

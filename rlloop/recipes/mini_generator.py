@@ -1,6 +1,6 @@
 """Trains the mini generator from scratch with v1 score conditioning (reference.md sections 3 and 4, mini.md).
 
-Autoencoder first, then the network on its latents; both resume from the work directory.
+Autoencoder and vocoder first, then the network on the latents; all resume from the work directory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rlloop.models.text import PromptFeatures
 from rlloop.recipes.mini_autoencoder import train_autoencoder
 from rlloop.recipes.mini_clips import Clip, load_clips
 from rlloop.recipes.mini_training import Schedule, train
+from rlloop.recipes.mini_vocoder import train_vocoder
 
 BATCH_SIZE = 16
 TEXT_DROPOUT, SCORE_DROPOUT = 0.1, 0.1
@@ -91,15 +92,17 @@ def train_mini_generator(
     work_dir: Path,
     minutes: float = 40.0,
     autoencoder_minutes: float = 12.0,
+    vocoder_minutes: float = 12.0,
 ) -> None:
-    """Trains autoencoder and network on the clips that are not held out and writes both files (float16) to `out_dir`.
+    """Trains autoencoder and network on the clips that are not held out and writes all files (float16) to `out_dir`.
 
     Args:
         clips_dir: with clips.jsonl (rlloop/recipes/mini_clips.py).
         work_dir: checkpoints; a killed run goes on from there.
-        minutes, autoencoder_minutes: training time of the network and of the autoencoder before it.
+        minutes, autoencoder_minutes, vocoder_minutes: training time of the network and of the two before it.
     """
     autoencoder = train_autoencoder(clips_dir, out_dir, work_dir, autoencoder_minutes)
+    autoencoder = train_vocoder(clips_dir, out_dir, work_dir, autoencoder, vocoder_minutes)
     clips = load_clips(clips_dir, is_held_out=False)
     features = PromptFeatures("auto")
     text = features.encode([clip.prompt for clip in clips])

@@ -53,6 +53,7 @@ def train(
     """Minimises `loss_of(step, generator)` until the minutes are spent; resumes from `checkpoint` if it exists.
 
     Args:
+        optimizer: its learning rates are set here; a group's "scale" multiplies its own.
         loss_of: the loss of one update; the generator is seeded by the step, so a resumed run draws what it would have.
     Returns:
         the exponential moving average of `model`.
@@ -65,7 +66,7 @@ def train(
     while progress.seconds < 60 * schedule.minutes:
         start = time.monotonic()
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(progress.step, progress.seconds)
+            group["lr"] = group.get("scale", 1.0) * schedule.learning_rate(progress.step, progress.seconds)
         loss = loss_of(progress.step, torch.Generator().manual_seed(progress.step))
         if not torch.isfinite(loss):
             raise ValueError(f"{checkpoint.stem}: loss {loss.item()} at step {progress.step}")
