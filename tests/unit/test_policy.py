@@ -1,0 +1,155 @@
+"""The generator interface on a small FluxAudio: seeds, guidance, batches, and weight files that are wrong."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rlloop.models.fluxaudio import FluxAudio, FluxAudioSpec
+from rlloop.models.mel import MelSettings
+from rlloop.models.policy import FluxAudioGenerator, GeneratorSpec, SamplingSettings, build_autoencoder
+from rlloop.models.vocoder import FilterbankInverse, MelInversion
+from rlloop.weights import load_safetensors
+from tests.golden.cases import fill
+
+SPEC = GeneratorSpec(
+    FluxAudioSpec(
+        num_heads=2, head_dim=8, depth=3, fused_depth=1, latent_dim=4, latent_seq_len=10, text_dim=6, text_c_dim=5,
+        text_seq_len=7, io_kernel=3, score_variant="v1",
+    ),
+    MelSettings(16_000, 256, 64, 20, 0.0, 8_000.0, "10"),
+    autoencoder_width=8,
+    autoencoder_multipliers=(1, 1),
+)  # fmt: skip
+PROMPTS, SEEDS = ["a calm piano", "loud drums", "a choir"], [3, 4, 2**40]
+SHORT = SamplingSettings(num_steps=3)
+
+
+def encode(prompts: list[str]) -> dict[str, torch.Tensor]:
+    """Features that depend on the prompt's own characters only."""
+    rows = [torch.Generator().manual_seed(sum(map(ord, prompt))) for prompt in prompts]
+    return {
+        "text": torch.stack([torch.randn(7, 6, generator=g) for g in rows]),
+        "text_c": torch.stack([torch.randn(5, generator=g) for g in rows]),
+    }
+
+
+@pytest.fixture(scope="module")
+def generator() -> FluxAudioGenerator:
+    network, autoencoder = fill(FluxAudio(SPEC.network)), fill(build_autoencoder(SPEC))
+    return FluxAudioGenerator(SPEC, network, autoencoder, MelInversion(SPEC.mel, FilterbankInverse(SPEC.mel)), encode)
+
+
+def test_shapes(generator):
+    latents = generator.sample_latents(PROMPTS, SEEDS, SHORT)
+    assert latents.shape == (3, *generator.latent_shape) and latents.dtype == torch.float32
+    audio = generator.decode(latents)
+    assert audio.shape == (3, 2 * 10 * 64) and audio.abs().max() <= 1
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_clip_does_not_depend_on_its_batch(generator, solver):
+    settings = SamplingSettings(solver=solver, num_steps=3)
+    together = generator.sample_latents(PROMPTS, SEEDS, settings)
+    alone = generator.sample_latents(PROMPTS[1:2], SEEDS[1:2], settings)
+    assert (together[1:2] - alone).abs().max() < 1e-4 * together.abs().max()
+    assert torch.equal(generator.decode(together)[1:2], generator.decode(together[1:2]))
+
+
+def test_seed_prompt_score_and_negative_prompt_matter(generator):
+    base = generator.sample_latents(["a"], [1], SHORT)
+    assert torch.equal(base, generator.sample_latents(["a"], [1], SHORT))
+    others = [
+        generator.sample_latents(["a"], [2], SHORT),
+        generator.sample_latents(["b"], [1], SHORT),
+        generator.sample_latents(["a"], [1], SamplingSettings(num_steps=3, score=None)),
+        generator.sample_latents(["a"], [1], SamplingSettings(num_steps=3, negative_prompt="noise")),
+        generator.sample_latents(["a"], [1], SamplingSettings(num_steps=3, guidance=1.0)),
+    ]
+    assert all((base - other).abs().max() > 1e-3 for other in others)
+
+
+def test_without_guidance_the_conditional_branch_alone_counts(generator):
+    """Weight 1 runs both branches, weight below 1 only one; they agree."""
+    both = generator.sample_latents(PROMPTS, SEEDS, SamplingSettings(num_steps=3, guidance=1.0))
+    one = generator.sample_latents(PROMPTS, SEEDS, SamplingSettings(num_steps=3, guidance=0.0))
+    assert (both - one).abs().max() < 1e-4 * one.abs().max()
+
+
+def test_sampling_calls_the_network_that_is_trained(generator):
+    """One Euler step from noise x0 is x0 - v(x0, 1)."""
+    x0 = torch.randn(10, 4, generator=torch.Generator().manual_seed(SEEDS[0]))[None]
+    with torch.no_grad():
+        v = generator.network(x0, torch.ones(1), generator.encode_prompts(PROMPTS[:1]), torch.tensor([0.7]))
+    settings = SamplingSettings(num_steps=1, guidance=0.0, score=0.7)
+    assert torch.allclose(generator.sample_latents(PROMPTS[:1], SEEDS[:1], settings), x0 - v, atol=1e-4)
+
+
+def test_null_conditions_have_the_shapes_of_prompt_features(generator):
+    null, real = generator.null_conditions(2), generator.encode_prompts(PROMPTS[:2])
+    assert {key: value.shape for key, value in null.items()} == {key: value.shape for key, value in real.items()}
+    assert torch.equal(null["text"][1], generator.network.empty_string_feat)
+
+
+def test_network_can_be_trained_after_sampling(generator):
+    generator.sample_latents(["a"], [1], SHORT)
+    v = generator.network(torch.zeros(1, 10, 4), torch.ones(1), generator.null_conditions(1), torch.tensor([torch.nan]))
+    v.square().sum().backward()
+    for name, p in generator.network.named_parameters():
+        # the last block's attention to text drops nothing; only what is stored and not learned has no gradient
+        assert (p.grad is not None) == p.requires_grad, name
+    generator.network.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(SamplingSettings(solver="rk4"), "'rk4' is not one of euler, heun"), (SamplingSettings(num_steps=0), "num_steps")],
+)
+def test_bad_settings(generator, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generator.sample_latents(["a"], [1], settings)
+
+
+def test_as_many_seeds_as_prompts(generator):
+    with pytest.raises(ValueError, match="1 prompts and 2 seeds"):
+        generator.sample_latents(["a"], [1, 2], SHORT)
+
+
+EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
+
+
+def test_weights_come_back_in_float32(tmp_path):
+    save_file({"a": torch.full((2, 3), 0.5).half(), "b": torch.ones(4)}, tmp_path / "w.safetensors")
+    loaded = load_safetensors(tmp_path / "w.safetensors", EXPECTED)
+    assert torch.equal(loaded["a"], torch.full((2, 3), 0.5)) and loaded["a"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": torch.zeros(2, 3)}, r"b is missing"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(5)}, r"b has shape \(5,\), expected \(4,\)"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(4), "z": torch.zeros(1)}, r"z of shape \(1,\) is not a tensor"),
+        (
+            {"a": torch.zeros(2, 3), "b": torch.tensor([0.0, torch.nan, 0.0, 0.0])},
+            r"b holds values that are not finite",
+        ),
+    ],
+)
+def test_bad_weights_are_one_line_with_file_and_key(tmp_path, tensors, message):
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=message) as error:
+        load_safetensors(tmp_path / "w.safetensors", EXPECTED)
+    assert "w.safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(ValueError, match="is missing"):
+        load_safetensors(path, EXPECTED)
+    save_file(EXPECTED, path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_safetensors(path, EXPECTED)
+    path.write_bytes(b"PK\x03\x04 a pickle, perhaps")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_safetensors(path, EXPECTED)
