@@ -62,7 +62,8 @@ def row(result: dict) -> str:
     guards = "; ".join(f"{n} {g['gain']:+.3f} (p {g['p']:.2g})" for n, g in result["guards"].items())
     return (
         f"| {result['seed']} | {result['reward_before']:.3f} | {result['reward_after']:.3f} "
-        f"| {result['reward_gain']:+.3f} | [{result['ci_low']:+.3f}, {result['ci_high']:+.3f}] | {result['paired_p_value']:.1e} | {guards} "
+        f"| {result['reward_gain']:+.3f} | [{result['ci_low']:+.3f}, {result['ci_high']:+.3f}] "
+        f"| {result['paired_p_value']:.1e} | {guards} "
         f"| {result['policy_versions']} | {result['clips_generated']} | {result['seconds']:.0f} "
         f"| {result['peak_bytes'] / 2**30:.1f} |"
     )

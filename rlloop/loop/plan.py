@@ -72,7 +72,7 @@ class Plan:
         ] + [last.k + 1]
 
     def versions_to_keep(self, version: int, max_staleness: int) -> set[int]:
-        """Versions whose checkpoints stay: 0, the ends of stages, and those that the policy store may have to read again."""
+        """Versions whose checkpoints stay: 0, the ends of stages, and what the policy store may have to read again."""
         return {0, *self.stage_ends(), *range(max(0, version - max_staleness), version + 1)}
 
     def required_versions(self) -> list[int]:
