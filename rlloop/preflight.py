@@ -48,7 +48,23 @@ def check(config: Config, environment: Mapping[str, str]) -> None:
     check_resources(config, environment)
     check_evaluated_scores(config)
     check_buffer(config)
+    check_targets(config)
     check_prompts(config)
+
+
+def check_targets(config: Config) -> None:
+    """Every generator, reward and algorithm that the configuration names exists."""
+    from rlloop.algorithms.base import load_algorithm
+    from rlloop.recipes.build import load_target
+    from rlloop.rewards.registry import MINI_NAMES, import_class
+
+    if config.generator.target != "mini":
+        load_target(config.generator.target)
+    for name in (*config.scorer.rewards, *config.evaluation.scores):
+        if name not in MINI_NAMES:
+            import_class(name)
+    for stage in config.stages:
+        load_algorithm(stage.algorithm)
 
 
 def check_platform(system: str, machine: str) -> None:
@@ -113,13 +129,13 @@ def disk_bytes(config: Config) -> int:
 
 
 def prepare_run_dir(config: Config, where: str) -> None:
-    """Creates the run directory and sees that what is still to be written fits on its disk; a URI is left alone.
+    """Creates the run directory and sees that what is still to be written fits on its disk.
 
     Raises:
-        ValueError: it cannot be written to, or the run does not fit.
+        ValueError: it is a URI, cannot be written to, or the run does not fit.
     """
     if "://" in where:
-        return
+        raise ValueError(f"run_dir {where} is a URI; give a local path or a shared mount: run_dir=PATH")
     run_dir = Path(where)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,8 @@ class FakeScore:
 class Loudness:
     """Mean of the audio: easy to raise, so a loop that works raises it."""
 
+    name = "Loudness"
+
     def score(self, clips) -> list[FakeScore]:
         return [FakeScore(float(np.mean(clip.audio))) for clip in clips]
 
@@ -75,12 +77,16 @@ class Loudness:
 class Softness:
     """A second score, for evaluation only."""
 
+    name = "Softness"
+
     def score(self, clips) -> list[FakeScore]:
         return [FakeScore(-float(np.std(clip.audio))) for clip in clips]
 
 
 class Moody(Loudness):
     """Fails on a fixed third of all clips."""
+
+    name = "Moody"
 
     def score(self, clips) -> list[FakeScore]:
         scores = super().score(clips)

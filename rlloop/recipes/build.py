@@ -34,15 +34,10 @@ def build_generator(config: Config) -> Any:
 
 def build_rewards(names: list[str], config: Config) -> list[Any]:
     """Rewards (rlloop.rewards.base.Reward) in the order of `names`."""
-    builtin = [name for name in names if ":" not in name]
-    built = {}
-    if builtin:
-        from rlloop.models.text import PromptFeatures
-        from rlloop.rewards.mini import mini_rewards
+    from rlloop.models.text import PromptFeatures
+    from rlloop.rewards.registry import make_rewards
 
-        encode = PromptFeatures(config.generator.text_encoder).encode
-        built = dict(zip(builtin, mini_rewards(builtin, encode), strict=True))
-    return [built[name] if name in built else load_target(name)() for name in names]
+    return make_rewards(names, PromptFeatures(config.generator.text_encoder).encode)
 
 
 def score_name(name: str) -> str:
