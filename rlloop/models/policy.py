@@ -34,7 +34,7 @@ class SamplingSettings:
     """
 
     solver: str = "euler"
-    num_steps: int = 10
+    num_steps: int = 12
     guidance: float = 3.0
     score: float | None = 1.5
     negative_prompt: str = ""

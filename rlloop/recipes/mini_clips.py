@@ -47,8 +47,8 @@ def read_clip(path: Path) -> Tensor:
     return set_level(torchaudio.functional.resample(mono, rate, MEL_16K.sample_rate_hz))
 
 
-def load_clips(clips_dir: Path, *, is_held_out: bool) -> list[Clip]:
-    """Reads the clips listed in `clips_dir`/clips.jsonl whose prompt is held out, or those whose is not.
+def list_clips(clips_dir: Path, *, is_held_out: bool) -> list[dict]:
+    """Rows of `clips_dir`/clips.jsonl whose prompt is held out, or those whose is not.
 
     Raises:
         ValueError: the list is missing or empty.
@@ -60,9 +60,14 @@ def load_clips(clips_dir: Path, *, is_held_out: bool) -> list[Clip]:
     chosen = [row for row in rows if (row["id"] in HELD_OUT_IDS) == is_held_out]
     if not chosen:
         raise ValueError(f"{index} lists no {'held-out' if is_held_out else 'training'} clip")
+    return chosen
+
+
+def load_clips(clips_dir: Path, *, is_held_out: bool) -> list[Clip]:
+    """Reads the clips that `list_clips` lists."""
     return [
         Clip(row["id"], row["system"], row["prompt"], row["tunejury"], read_clip(clips_dir / row["path"]))
-        for row in chosen
+        for row in list_clips(clips_dir, is_held_out=is_held_out)
     ]
 
 
