@@ -202,4 +202,5 @@ def mini_generator(text_encoder: str = "auto", assets: Path | None = None) -> Fl
     parts = {"fluxaudio": network, "autoencoder": autoencoder, "vocoder": magnitudes}
     for name, module in parts.items():
         module.load_state_dict(load_safetensors(assets / f"{name}.safetensors", module.state_dict()))
-    return FluxAudioGenerator(MINI, network, autoencoder, MelInversion(MINI.mel), PromptFeatures(text_encoder).encode)
+    vocode = MelInversion(MINI.mel, magnitudes.eval())
+    return FluxAudioGenerator(MINI, network, autoencoder, vocode, PromptFeatures(text_encoder).encode)

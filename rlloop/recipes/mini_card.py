@@ -160,13 +160,15 @@ def measure_sizes(bench: Bench, assets: Path) -> dict:
 def write_mini_card(clips_dir: Path, assets: Path, settings: SamplingSettings | None = None) -> dict:
     """Measures the weights in `assets` on the held-out clips; writes card_generator.json and MODEL_CARD.md there.
 
+    The rewards are the shipped ones, so that cards of different weights can be compared.
+
     Args:
         clips_dir: with clips.jsonl. settings: what counts as default; those of `SamplingSettings` if None.
     Returns:
         what card_generator.json holds.
     """
     generator = mini_generator(assets=assets)
-    rewards = mini_rewards(["tunejury_mini", "judge_mini", "alignment_mini"], generator.encode_prompts, assets)
+    rewards = mini_rewards(["tunejury_mini", "judge_mini", "alignment_mini"], generator.encode_prompts)
     clips = load_clips(clips_dir, is_held_out=True)
     bench = Bench(generator, rewards, clips, settings or SamplingSettings())
     card = {

@@ -6,7 +6,14 @@ from safetensors.torch import save_file
 
 from rlloop.models.fluxaudio import FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MelSettings
-from rlloop.models.policy import FluxAudioGenerator, GeneratorSpec, SamplingSettings, build_autoencoder
+from rlloop.models.policy import (
+    ASSETS,
+    FluxAudioGenerator,
+    GeneratorSpec,
+    SamplingSettings,
+    build_autoencoder,
+    mini_generator,
+)
 from rlloop.models.vocoder import FilterbankInverse, MelInversion
 from rlloop.weights import load_safetensors
 from tests.golden.cases import fill
@@ -112,6 +119,15 @@ def test_bad_settings(generator, settings, message):
 def test_as_many_seeds_as_prompts(generator):
     with pytest.raises(ValueError, match="1 prompts and 2 seeds"):
         generator.sample_latents(["a"], [1, 2], SHORT)
+
+
+def test_shipped_stack():
+    mini = mini_generator()
+    latents = mini.sample_latents([""], [7], SamplingSettings(num_steps=2))
+    audio = mini.decode(latents)
+    assert latents.shape == (1, 156, 32) and audio.shape == (1, 79_872) and mini.sample_rate_hz == 16_000
+    assert 0.01 < audio.square().mean().sqrt() < 0.5
+    assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 20e6
 
 
 EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
