@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 
 from actors.session import Session
@@ -21,7 +21,7 @@ from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.snapshot import TrainPoint
-from rlloop.recipes.cohort import close_cohort, cohort_stats
+from rlloop.recipes.cohort import close_cohort, cohort_candidates, cohort_stats
 from rlloop.recipes.gauges import BusyWindow
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,9 @@ class Buffer:
         self.stats: dict[int, object] = {}
         self.points: deque[TrainPoint] = deque(maxlen=20_000)
         self.trainer_state, self.trainer_starts = "starting", 0
-        self.samplers: set[str] = set()
+        self.workers: dict[str, set[str]] = {"sampler": set(), "scorer": set()}  # seen in this segment
+        self.restarts: Counter[str] = Counter()  # in the segments before
+        self._extremes: tuple | None = None
         self.busy = BusyWindow(60.0)
         self.messages: deque[str] = deque(maxlen=50)
         self.last_progress = time.time()
@@ -57,7 +59,7 @@ class Buffer:
     def begin_segment(self) -> int:
         """A new segment number; releases every lease."""
         self._do(r.SegmentBegan(self.ledger.segment + 1))
-        self.samplers.clear()
+        self._count_restarts()
         return self.ledger.segment
 
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
@@ -74,7 +76,7 @@ class Buffer:
 
         The second part is the version of now: what waited in a queue since its lease is sampled with it.
         """
-        self.samplers.add(worker)
+        self.workers[worker.partition("-")[0]].add(worker)
         record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
         if isinstance(record, r.Failed):
             return "failed", self.ledger.version
@@ -189,8 +191,9 @@ class Buffer:
             if k not in self.stats:
                 self.stats[k] = cohort_stats(ledger, k, self.closed_at.get(k, now))
         live = [t for t in ledger.tickets if t.state in ("buffered", "selected")]
-        newest = ledger.plan.num_versions - 1
-        waiting = [min(ledger.version, newest) - t.version for t in live if t.state == "buffered"]
+        waiting = [
+            ledger.plan.generation_of(n).k - t.version for n, t in enumerate(ledger.tickets) if t.state == "buffered"
+        ]
         return {
             "version": ledger.version,
             "segment": ledger.segment,
@@ -211,10 +214,7 @@ class Buffer:
             "fatal": self.fatal,
             "earlier_seconds": ledger.earlier_seconds,
             "pid": os.getpid(),
-            "restarts": {
-                "trainer": max(0, self.trainer_starts - 1),
-                "sampler": max(0, len(self.samplers) - self.config.sampler.num_actors),
-            },
+            "restarts": {"trainer": max(0, self.trainer_starts - 1), **(self.restarts + self._restarts_now())},
             "stopped": next((s.stopped for s in ledger.selections.values() if s.stopped), ""),
             "last_progress": self.last_progress,
             "stop_reason": self.stop_reason,
@@ -222,16 +222,25 @@ class Buffer:
 
     def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
         """(generation, best, median) keys (ticket, clip) of the newest selected cohort, for the listeners."""
-        from rlloop.recipes.cohort import cohort_candidates
-
-        for k in sorted(self.ledger.selections, reverse=True):
-            ranked = cohort_candidates(self.ledger, k, self.ledger.plan.stage_of(k))
+        newest = max(self.ledger.selections, default=-1)
+        if newest >= 0 and (self._extremes is None or self._extremes[0] != newest):
+            ranked = cohort_candidates(self.ledger, newest, self.ledger.plan.stage_of(newest))
             if ranked:
                 middle = ranked[len(ranked) // 2]
-                return k, (ranked[0].ticket, ranked[0].clip), (middle.ticket, middle.clip)
-        return None
+                self._extremes = newest, (ranked[0].ticket, ranked[0].clip), (middle.ticket, middle.clip)
+        return self._extremes
 
     # ---- inside
+
+    def _restarts_now(self) -> Counter[str]:
+        """Workers of this segment beyond the size of their pool: each took the place of one that died."""
+        sizes = {"sampler": self.config.sampler.num_actors, "scorer": self.config.scorer.num_actors}
+        return Counter({role: max(0, len(seen) - sizes[role]) for role, seen in self.workers.items()})
+
+    def _count_restarts(self) -> None:
+        self.restarts += self._restarts_now()
+        for seen in self.workers.values():
+            seen.clear()
 
     def _fold(self, record: r.Record, when: float) -> None:
         self.ledger.apply(record, when)

@@ -67,12 +67,13 @@ def run(config: Config, run_dir: str) -> int:
     try:
         with LiveView(config) as view:
             session = _prepare(path, config, view)
+            signals.install()  # again: ray.init has put its own SIGTERM handler there
             outcome, snapshot = _drive(session, view, signals, began)
         summary = build_summary(config, snapshot, status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
         return outcome.exit_status
-    except (NoAnswer, TimeoutError) as error:
+    except (NoAnswer, OSError) as error:  # TimeoutError and ConnectionError are OSErrors, as is a full disk
         print(f"rlloop: {error}", file=sys.stderr)
         return 1
     finally:
@@ -106,28 +107,54 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     outcome = None
     while outcome is None:
         time.sleep(TICK_S)
-        snapshot = observer.snapshot()
-        view.update(snapshot)
-        writer.write(snapshot)
-        outcome = _decide(session, signals, trainer, observer)
+        outcome = _show(observer, view, writer) or _decide(session, signals, trainer, observer)
     session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=30)
     view.phase("checkpointing and ending")
     trainer.join(timeout=session.config.loop.wait_timeout_s)
-    if outcome.status == "finished":
-        observer.wait_for_evaluations(view, writer)
-    snapshot = observer.snapshot()
-    writer.write(snapshot)
-    view.update(snapshot)
+    while outcome.status == "finished" and not observer.has_all_evaluations:
+        time.sleep(TICK_S)
+        outcome = _show(observer, view, writer) or _decide_last(session, signals, observer) or outcome
+    _show(observer, view, writer)
     writer.close()
-    return outcome, snapshot
+    return outcome, observer.snapshot()
+
+
+def _show(observer: Observer, view: LiveView, writer: RunWriter) -> Outcome | None:
+    """One tick of the views; a disk that takes no more events ends the run."""
+    snapshot = observer.snapshot()
+    view.update(snapshot)
+    try:
+        writer.write(snapshot)
+    except OSError as error:
+        return Outcome("failed", f"{snapshot.run_dir}: cannot write ({error.strerror}); free space and repeat", 1)
+    return None
+
+
+def _decide_last(session: Session, signals: Signals, observer: Observer) -> Outcome | None:
+    """Whether the wait for the last evaluations is over early, and how."""
+    if signals.received:
+        return _interrupted(signals)
+    if observer.evaluator_error:
+        return Outcome("failed", observer.evaluator_error, 1)
+    quiet = time.time() - observer.last_progress
+    if quiet > session.config.loop.stall_timeout_s:
+        missing = observer.evaluator.get("missing")
+        return Outcome("failed", f"driver waits for the evaluation of versions {missing} since {quiet:.0f} s", 1)
+    return None
+
+
+def _interrupted(signals: Signals) -> Outcome:
+    number = signal.Signals(signals.received[0])
+    return Outcome("stopped", f"{number.name} received", INTERRUPTED[number])
 
 
 def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer: Observer) -> Outcome | None:
     """Whether the run is over, and how. None while it goes on."""
-    report = observer.report
     if signals.received:
-        number = signal.Signals(signals.received[0])
-        return Outcome("stopped", f"{number.name} received", INTERRUPTED[number])
+        return _interrupted(signals)
+    if not trainer.is_alive():  # what it last said may be newer than the last picture
+        observer.report = session.call("driver", "buffer", "report", observer.last_step)
+    report = observer.report
     if report.get("fatal"):
         return Outcome("failed", report["fatal"], 1)
     if observer.evaluator_error:

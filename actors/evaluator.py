@@ -116,5 +116,7 @@ class Evaluator:
                 self.clips[name] = write_clip(
                     self.session.path, f"generation{k:06d}-{name}", audio, self.sampler.generator.sample_rate_hz
                 )
-        (self.session.path / "audio" / "moment.json").write_text(json.dumps(self.clips))
+        moment = self.session.path / "audio" / "moment.json"
+        moment.with_suffix(".tmp").write_text(json.dumps(self.clips))
+        os.replace(moment.with_suffix(".tmp"), moment)
         self.extremes = found

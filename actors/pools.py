@@ -66,17 +66,25 @@ class SamplerStage:
             return as_row(ticket=-1)
         if answer == "failed":
             return as_row(ticket=ticket, version=version, failure="its workers died while computing it")
+        self._refresh(max(version, newest))  # outside: a fault of the weights is not the ticket's
         try:
-            return self._sample(ticket, max(version, newest))
+            return self._sample(ticket)
         except Exception as error:
             return as_row(ticket=ticket, version=version, failure=f"sampler: {type(error).__name__}: {error}")
 
-    def _sample(self, ticket: int, version: int) -> Rows:
-        began = time.monotonic()
+    def _refresh(self, version: int) -> None:
+        """Loads a version unless this one or a newer is loaded.
+
+        Raises:
+            ValueError, NoAnswer: it cannot be had; the segment ends and its tickets are leased anew.
+        """
         if self.sampler.version is None or self.sampler.version < version:
             found, arrays = fetch_arrays(self.session, self.worker, version)
             self.sampler.load(arrays, found)
             self.session.tell("store", "loaded", found, self.worker)
+
+    def _sample(self, ticket: int) -> Rows:
+        began = time.monotonic()
         seeds = clip_seeds(self.config.seed, ticket, self.config.sampler.clips_per_prompt)
         prompt = self.prompts[prompt_index(self.config.seed, ticket, len(self.prompts))]
         drawn = self.sampler.sample([prompt] * len(seeds), seeds, self.config.sampling)
@@ -99,7 +107,9 @@ class ScorerStage:
     def __init__(self, run_dir: str, epoch: int) -> None:
         from rlloop.recipes.scorer import Scorer
 
-        config = Session(run_dir, epoch).config
+        self.session = Session(run_dir, epoch)
+        config = self.session.config
+        self.worker = f"scorer-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.scorer = Scorer(config, config.scorer.rewards, config.scorer.threads)
 
     def __call__(self, sampled: Rows) -> Rows:
@@ -107,6 +117,12 @@ class ScorerStage:
             return sampled
         began = time.monotonic()
         row = {name: column[0] for name, column in sampled.items()}
+        answer, _ = self.session.call(self.worker, "buffer", "started", int(row["ticket"]), self.worker)
+        if answer == "skip":
+            return as_row(ticket=-1)
+        if answer == "failed":
+            failure = "its workers died while scoring it"
+            return as_row(ticket=row["ticket"], version=row["version"], failure=failure)
         try:
             prompts = [str(row["prompt"])] * len(row["audio"])
             scores, reasons = self.scorer.score(np.asarray(row["audio"]), int(row["rate"]), prompts)

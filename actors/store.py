@@ -78,14 +78,15 @@ class PolicyStore:
 
     def loaded(self, version: int, worker: str) -> None:
         """A sampler works with this version from now on; a gauge."""
-        self.loaded_at.setdefault(version, {})[worker] = time.time()
+        self.loaded_at.setdefault(version, {}).setdefault(worker, time.time())
 
     def status(self) -> dict:
-        """sync: version -> seconds from publish to the last sampler that loaded it so far."""
+        """sync: version -> seconds from publish to the last sampler that loaded it, once that is known."""
+        size = self.session.config.sampler.num_actors
         sync = {
-            version: max(self.loaded_at[version].values()) - began
+            version: sorted(self.loaded_at[version].values())[:size][-1] - began
             for version, began in self.published_at.items()
-            if self.loaded_at.get(version)
+            if self.loaded_at.get(version) and (len(self.loaded_at[version]) >= size or version < self.version)
         }
         return {"sync": sync, "pid": os.getpid()}
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,7 @@ class Worker:
         """Trains generation after generation until the plan is done or the run is stopped."""
         marker = self.restored
         self._report("restored", [])
-        if marker.step == 0:
-            self._publish(marker.version)
+        self._publish(marker.version)
         try:
             for k in range(marker.version, self.plan.num_versions):
                 self._generation(k, first_step=marker.step if k == marker.version else 0)
@@ -72,12 +72,12 @@ class Worker:
         self._report("done", [])
 
     def _generation(self, k: int, first_step: int) -> None:
-        kind, rows = self._ask(k)
-        if kind == "rows":
-            if k > 0 and first_step == 0 and self.plan.generations[k].stage != self.plan.generations[k - 1].stage:
-                from actors.sharded_state import reset_rank_state
+        from actors.sharded_state import reset_rank_state
 
-                reset_rank_state(self.engine)
+        kind, rows = self._ask(k)
+        if k > 0 and first_step == 0 and self.plan.generations[k].stage != self.plan.generations[k - 1].stage:
+            reset_rank_state(self.engine)
+        if kind == "rows":
             self._train(k, rows, first_step)
         self._report(f"checkpointing version {k + 1}", [])
         self._checkpoint(k + 1, 0)
@@ -96,7 +96,9 @@ class Worker:
                     f"step {point.step}: loss {point.loss}, gradient norm {point.grad_norm}; lower the learning rate"
                 )
             done = step + 1
-            if done < len(phases) and (reason or done % self.config.trainer.checkpoint_every == 0):
+            if done == len(phases):
+                return  # the generation's own checkpoint follows, also on a stop
+            if reason or done % self.config.trainer.checkpoint_every == 0:
                 self._report(f"checkpointing step {point.step}", [])
                 self._checkpoint(k, done)
             if reason:
@@ -106,7 +108,7 @@ class Worker:
         self, k: int, step: int, phase: Phase, phase_step: int, sources: Mapping[str, Sequence[Row]]
     ) -> TrainPoint:
         began = time.monotonic()
-        rate = phase.learning_rate * min(1.0, (phase_step + 1) / (phase.warmup + 1))
+        rate = phase.rate(phase_step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         batch = self._batch(k, step, phase, sources)
@@ -281,14 +283,22 @@ class Worker:
             problem = f"{path}: cannot write the checkpoint ({error}); free space there and repeat the command"
         self._abort_if_any(problem)
         if self.rank == 0:
-            stage = self.plan.generations[min(version, self.plan.num_versions - 1)].stage
+            problem = self._mark(path, version, step, checkpoints.arrays_checksum(weights))
+        self._abort_if_any(problem)
+
+    def _mark(self, path: Path, version: int, step: int, weights_checksum: int) -> str:
+        """Marks a complete checkpoint and removes old ones; answers what went wrong, or ''."""
+        stage = self.plan.generations[min(version, self.plan.num_versions - 1)].stage
+        try:
             checkpoints.write_marker(
                 path, version=version, step=step, stage=stage, digest=self.digest, world_size=self.world,
-                weights_checksum=checkpoints.arrays_checksum(weights),
+                weights_checksum=weights_checksum,
             )  # fmt: skip
             versions = self.plan.versions_to_keep(version, self.config.loop.max_staleness)
             checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, versions)
-        self._barrier()
+        except OSError as error:
+            return f"{path}: cannot mark the checkpoint ({error}); free space there and repeat the command"
+        return ""
 
     def _abort_if_any(self, problem: str) -> None:
         """A barrier; ends the run on every rank when any of them has a problem."""

@@ -42,6 +42,7 @@ def shared_bytes() -> int:
 def run(seed: int, folder: Path, overrides: list[str]) -> dict:
     """One run in its own process; returns its summary with seconds and peak memory."""
     run_dir = folder / f"seed{seed}"
+    assert not run_dir.exists(), f"{run_dir} exists: a resumed run would be measured; remove it or choose --folder"
     began, peak, shared = time.monotonic(), 0, shared_bytes()
     command = [sys.executable, "-m", "rlloop.main", f"seed={seed}", f"run_dir={run_dir}", *overrides]
     with (folder / f"seed{seed}.log").open("w") as log:

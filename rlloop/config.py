@@ -84,12 +84,19 @@ class Phase(Section):
 
     updates: int = Field(60, ge=1, description="optimizer steps")
     learning_rate: float = Field(1e-4, gt=0)
+    final_learning_rate: float | None = Field(None, ge=0, description="reached linearly at the end; null: constant")
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
     batch_size: int = Field(16, ge=1, description="examples of the global batch, over all workers")
     sources: dict[str, float] = Field(
         default_factory=lambda: {"current": 1.0},
         description="'current', 'previous' or 'generation:K' -> weight in the mixture",
     )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of update `step`, from 0: warm-up (n+1)/(W+1) (reference.md section 7), constant or linear."""
+        warm = min(1.0, (step + 1) / (self.warmup + 1))
+        last = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+        return warm * (self.learning_rate + (last - self.learning_rate) * step / self.updates)
 
 
 class Selection(Section):
@@ -168,8 +175,12 @@ class Config(Section):
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
         decisive = self.model_dump(mode="json", exclude={"run_dir"})
-        for key in ("max_failures", "keep_checkpoints"):
+        for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers"):
             decisive["trainer"].pop(key)
+        for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
+            decisive["loop"].pop(key)
+        for key in ("in_between", "audio_clips"):
+            decisive["evaluation"].pop(key)
         for role in ("sampler", "scorer", "evaluation"):
             for key in ("num_actors", "num_cpus", "num_gpus"):
                 decisive[role].pop(key, None)
@@ -179,42 +190,69 @@ class Config(Section):
 def cross_checks(config: Config) -> list[str]:
     """Combinations that cannot work; each line names both numbers and what to change."""
     problems = []
-    clips = config.sampler.clips_per_prompt
-    names = [name.rsplit(":", 1)[-1] for name in config.scorer.rewards]
     if len({stage.name for stage in config.stages}) < len(config.stages):
         problems.append("stages: two stages have one name; give each its own")
+    for key, rewards in (("scorer.rewards", config.scorer.rewards), ("evaluation.scores", config.evaluation.scores)):
+        names = [score_name(name) for name in rewards]
+        problems += [f"{key}: two are named '{name}'; give each its own class name" for name in repeated(names)]
+    first = 0
     for stage in config.stages:
-        where = f"stages.{stage.name}"
-        for key in {*stage.selection.rank_by, stage.label_score} - set(names):
-            problems.append(
-                f"{where}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
-            )
-        candidates = stage.tickets * clips
-        pool = candidates if stage.selection.per == "cohort" else clips
-        groups = 1 if stage.selection.per == "cohort" else stage.tickets
-        kept = max(1, int(pool * stage.selection.top_fraction + 1e-9)) * groups
-        if stage.algorithm in ("expert_iteration",) and kept < stage.selection.min_examples:
-            problems.append(
-                f"{where}: top_fraction {stage.selection.top_fraction} of {candidates} rollouts leaves {kept}, fewer "
-                f"than min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
-                "top_fraction"
-            )
+        problems += stage_problems(config, stage)
         for number, phase in enumerate(stage.phases):
-            if phase.batch_size % config.trainer.num_workers:
-                problems.append(
-                    f"{where}.phases.{number}: batch_size {phase.batch_size} is not a multiple of trainer.num_workers "
-                    f"{config.trainer.num_workers}; change one of the two"
-                )
-            if not phase.sources or sum(phase.sources.values()) <= 0 or min(phase.sources.values()) < 0:
-                problems.append(
-                    f"{where}.phases.{number}: sources {phase.sources} need weights >= 0 with a sum above 0"
-                )
-            for source in phase.sources:
-                if source not in ("current", "previous") and not source.removeprefix("generation:").isdigit():
-                    problems.append(
-                        f"{where}.phases.{number}: source '{source}' is none of current, previous, generation:K"
-                    )
+            where = f"stages.{stage.name}.phases.{number}"
+            problems += [f"{where}: {problem}" for problem in phase_problems(config, phase, first)]
+        first += stage.generations
     return problems
+
+
+def stage_problems(config: Config, stage: Stage) -> list[str]:
+    """What a stage ranks by must be scored, and enough must be left to train on."""
+    problems, clips, selection = [], config.sampler.clips_per_prompt, stage.selection
+    names = [score_name(name) for name in config.scorer.rewards]
+    for key in sorted({*selection.rank_by, stage.label_score} - set(names)):
+        problems.append(
+            f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
+        )
+    groups, pool = (1, stage.tickets * clips) if selection.per == "cohort" else (stage.tickets, clips)
+    kept = max(1, int(pool * selection.top_fraction + 1e-9)) * groups
+    if kept < selection.min_examples:
+        problems.append(
+            f"stages.{stage.name}: top_fraction {selection.top_fraction} of {stage.tickets * clips} rollouts leaves "
+            f"{kept}, fewer than min_examples {selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
+            "top_fraction"
+        )
+    return problems
+
+
+def phase_problems(config: Config, phase: Phase, first_generation: int) -> list[str]:
+    """The batch must split over the workers, and the mixture must have a source from the first generation on."""
+    problems, workers = [], config.trainer.num_workers
+    if phase.batch_size % workers:
+        problems.append(
+            f"batch_size {phase.batch_size} is not a multiple of trainer.num_workers {workers}; change one of the two"
+        )
+    if not phase.sources or sum(phase.sources.values()) <= 0 or min(phase.sources.values()) < 0:
+        problems.append(f"sources {phase.sources} need weights >= 0 with a sum above 0")
+    there = []
+    for source, weight in phase.sources.items():
+        number = source.removeprefix("generation:")
+        if source not in ("current", "previous") and not number.isdigit():
+            problems.append(f"source '{source}' is none of current, previous, generation:K")
+            continue
+        made = source == "current" or (first_generation > 0 if source == "previous" else int(number) < first_generation)
+        there.append(made and weight > 0)
+    if not problems and not any(there):
+        problems.append(f"no source of {phase.sources} exists at generation {first_generation}; add current to them")
+    return problems
+
+
+def score_name(name: str) -> str:
+    """The name under which a reward's scores are kept: a built-in's own, or the class name of a dotted path."""
+    return name.rsplit(":", 1)[-1]
+
+
+def repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def load(config: str | os.PathLike | None = None, overrides: list[str] | None = None) -> Config:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlloop.config import Config
+from rlloop.config import Config, score_name
 from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 
 # Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
@@ -85,7 +85,7 @@ def check_resources(config: Config, environment: Mapping[str, str]) -> None:
 
 def check_evaluated_scores(config: Config) -> None:
     """The score that the last stage ranks by has to be evaluated, or there is no before and after."""
-    names = [name.rsplit(":", 1)[-1] for name in config.evaluation.scores]
+    names = [score_name(name) for name in config.evaluation.scores]
     ranked = next(iter(config.stages[-1].selection.rank_by))
     if ranked not in names:
         raise ValueError(f"stages rank by '{ranked}', evaluation.scores are {names}; add it there")

@@ -128,6 +128,8 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
                 raise ValueError(
                     f"{path}: belongs to another configuration ({marker.config_digest[:8]}, here {digest[:8]})"
                 )
+            if marker.step:
+                read_marker(folder(run_dir, marker.version))  # samplers need the version that these steps go on from
         except ValueError as error:
             log.warning("checkpoint refused, using the one before: %s", error)
             continue

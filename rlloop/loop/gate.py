@@ -54,11 +54,15 @@ def next_ticket(ledger: Ledger, segment: int, slot: int, max_staleness: int, dra
 
 
 def on_started(ledger: Ledger, ticket: int, worker: str, max_attempts: int) -> r.Started | r.Failed | None:
-    """A worker begins. Another worker that began before and never finished died of it: that counts as an attempt."""
+    """A worker begins. Another of its role that began before and never finished died of it: that counts as an attempt.
+
+    A worker's name begins with its role, as in sampler-17.
+    """
     entry = ledger.tickets[ticket]
-    if entry.state != "leased" or entry.worker == worker:
+    before = entry.workers.get(worker.partition("-")[0])
+    if entry.state != "leased" or before == worker:
         return None
-    attempts = entry.attempts + (entry.worker is not None)
+    attempts = entry.attempts + (before is not None)
     if attempts >= max_attempts:
         return r.Failed(ticket, f"its worker died {attempts} times while computing it")
     return r.Started(ticket, worker, attempts)

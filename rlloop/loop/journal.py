@@ -5,6 +5,7 @@ A crash may leave one incomplete record at the end: replay cuts it off. Damage a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time as clock
@@ -22,6 +23,7 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = None
+        self._broken = ""
 
     def replay(self) -> Iterator[tuple[r.Record, float]]:
         """Yields (record, unix time) from the start; truncates an incomplete last record.
@@ -53,13 +55,26 @@ class Journal:
         return offset
 
     def append(self, record: r.Record) -> float:
-        """Writes one record; returns its unix time."""
+        """Writes one record; returns its unix time.
+
+        Raises:
+            OSError: it cannot be written. What was of it is cut off again, and no later record is taken: what follows
+                an unacknowledged record would contradict it at the next replay.
+        """
+        if self._broken:
+            raise OSError(errno.EIO, f"an earlier record failed: {self._broken}")
         if self._file is None:
-            self._file = self.path.open("ab")
-        time = clock.time()
-        self._file.write(encode(r.to_json(record, time)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            self._file = self.path.open("ab", buffering=0)
+        time, end = clock.time(), self._file.tell()
+        data = encode(r.to_json(record, time))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._broken = error.strerror or str(error)
+            os.ftruncate(self._file.fileno(), end)
+            raise
         return time
 
 

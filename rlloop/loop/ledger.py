@@ -22,7 +22,7 @@ class Ticket:
     version: int | None = None
     attempts: int = 0
     slot: int | None = None
-    worker: str | None = None
+    workers: dict[str, str] = field(default_factory=dict)  # role -> who computes it now
     rollouts: tuple[r.RolloutRecord, ...] = ()
     num_bytes: int = 0
     reason: str = ""
@@ -30,7 +30,7 @@ class Ticket:
 
 
 class Ledger:
-    """All tickets of a plan. Rollouts of a cohort are kept until its version is published."""
+    """All tickets of a plan, with the scores of their rollouts."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -43,7 +43,6 @@ class Ledger:
         self.slots: dict[int, int] = {}
         self.counts = Counter({"open": plan.num_tickets})
         self.failures: Counter[str] = Counter()
-        self.worker_seconds: Counter[str] = Counter()
         self.clips_generated = 0
         self.earlier_seconds = 0.0  # from the first to the last record of each epoch before this one
         self._epoch_began = self._last = 0.0
@@ -76,7 +75,8 @@ class Ledger:
         ticket = self._move(number, "open", time)
         if ticket.slot is not None:
             self.slots.pop(ticket.slot, None)
-        ticket.version = ticket.slot = ticket.worker = None
+        ticket.version = ticket.slot = None
+        ticket.workers = {}
         heapq.heappush(self._open, number)
 
     def _close(self, number: int) -> None:
@@ -99,13 +99,14 @@ class Ledger:
     def _on_Leased(self, record: r.Leased, time: float) -> None:
         assert self.tickets[record.ticket].state == "open", (record, self.tickets[record.ticket])
         ticket = self._move(record.ticket, "leased", time)
-        ticket.version, ticket.slot, ticket.worker = record.version, record.slot, None
+        ticket.version, ticket.slot, ticket.workers = record.version, record.slot, {}
         self.slots[record.slot] = record.ticket
 
     def _on_Started(self, record: r.Started, time: float) -> None:
         ticket = self.tickets[record.ticket]
         assert ticket.state == "leased", (record, ticket)
-        ticket.worker, ticket.attempts = record.worker, record.attempts
+        ticket.workers[record.worker.partition("-")[0]] = record.worker
+        ticket.attempts = record.attempts
 
     def _on_Released(self, record: r.Released, time: float) -> None:
         self.tickets[record.ticket].attempts = record.attempts
@@ -119,7 +120,6 @@ class Ledger:
         self.clips_generated += len(record.rollouts)
         for rollout in record.rollouts:
             self.failures.update(rollout.reasons.values())
-        self.worker_seconds.update(dict(record.worker_seconds))
         self._close(record.ticket)
 
     def _on_Failed(self, record: r.Failed, time: float) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CohortStats:
-    """Scores of one closed cohort (all its rollouts, under the ranking score and under each named score).
+    """Scores of one closed cohort, over all its rollouts.
 
-    `reward` holds mean, std, top (mean of the selected), min, max of the ranking score; `scores` the mean of each
-    named score; `policy_versions` counts rollouts by the version that made them; `missing` failed scores by reason.
+    `reward` holds mean, std, top (mean of the selected), min, max of the first score that the stage ranks by; `scores`
+    the mean of each named score; `policy_versions` counts rollouts by the version that made them, `reward_by_version`
+    holds (mean reward, number) of each; `missing` counts failed scores by reason.
     """
 
     generation: int
@@ -25,6 +26,7 @@ class CohortStats:
     staleness_mean: float
     staleness_max: int
     closed_at: float  # unix seconds
+    reward_by_version: Mapping[int, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

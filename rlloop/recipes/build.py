@@ -40,11 +40,6 @@ def build_rewards(names: list[str], config: Config) -> list[Any]:
     return make_rewards(names, PromptFeatures(config.generator.text_encoder).encode)
 
 
-def score_name(name: str) -> str:
-    """The name under which a reward's scores are kept: a built-in's own, or the class name of a dotted path."""
-    return name.rsplit(":", 1)[-1]
-
-
 def training_prompts(config: Config) -> list[str]:
     """Prompts that tickets draw from."""
     from rlloop.data.prompts import read_prompts, shipped_prompts

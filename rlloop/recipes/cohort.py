@@ -40,42 +40,51 @@ def close_cohort(ledger: Ledger, k: int, algorithm: Algorithm) -> Selected:
 
 
 def cohort_stats(ledger: Ledger, k: int, closed_at: float) -> CohortStats:
-    """Figures of a selected cohort for the views."""
+    """Figures of a selected cohort for the views.
+
+    The reward is the first score that the stage ranks by, unblended: z-scores over a cohort have mean zero anyway.
+    """
     stage = ledger.plan.stage_of(k)
-    keys, ranking = _rollouts(ledger, k, stage)
+    label = next(iter(stage.selection.rank_by))
     chosen = {(t, c) for t, c, _ in ledger.selections[k].examples}
-    finite = ranking[np.isfinite(ranking)]
-    top = [s for key, s in zip(keys, ranking, strict=True) if key in chosen]
-    tickets = [ledger.tickets[t] for t in ledger.plan.generations[k].tickets if ledger.tickets[t].rollouts]
-    rollouts = [rollout for ticket in tickets for rollout in ticket.rollouts]
-    ages = [k - ticket.version for ticket in tickets for _ in ticket.rollouts]
-    named = {
-        name: [r.scores[name] for r in rollouts if r.scores.get(name) is not None] for name in stage_scores(rollouts)
-    }
+    found = [(n, ledger.tickets[n], r) for n in ledger.plan.generations[k].tickets for r in ledger.tickets[n].rollouts]
+    scored = [(n, ticket, r, r.scores[label]) for n, ticket, r in found if r.scores.get(label) is not None]
+    rewards = np.array([score for *_, score in scored])
+    versions = np.array([ticket.version for _, ticket, _, _ in scored])
+    ages = [k - ticket.version for _, ticket, _ in found]
     return CohortStats(
         generation=k,
         stage=stage.name,
-        num_rollouts=len(rollouts),
+        num_rollouts=len(found),
         num_selected=len(chosen),
         reward={
-            "mean": float(finite.mean()) if finite.size else float("nan"),
-            "std": float(finite.std()) if finite.size else float("nan"),
-            "min": float(finite.min()) if finite.size else float("nan"),
-            "max": float(finite.max()) if finite.size else float("nan"),
-            "top": float(np.mean(top)) if top else float("nan"),
+            "mean": mean(rewards),
+            "std": float(rewards.std()) if rewards.size else float("nan"),
+            "min": float(rewards.min(initial=np.inf)),
+            "max": float(rewards.max(initial=-np.inf)),
+            "top": mean(np.array([score for n, _, r, score in scored if (n, r.clip) in chosen])),
         },
-        scores={name: float(np.mean(values)) for name, values in named.items() if values},
-        policy_versions=dict(Counter(int(ticket.version) for ticket in tickets for _ in ticket.rollouts)),
-        missing=dict(Counter(reason for r in rollouts for reason in r.reasons.values())),
+        scores=mean_scores([r for *_, r in found]),
+        policy_versions=dict(Counter(int(ticket.version) for _, ticket, _ in found)),
+        reward_by_version={
+            int(v): (mean(rewards[versions == v]), int((versions == v).sum())) for v in np.unique(versions)
+        },
+        missing=dict(Counter(reason for *_, r in found for reason in r.reasons.values())),
         staleness_mean=float(np.mean(ages)) if ages else 0.0,
         staleness_max=max(ages, default=0),
         closed_at=closed_at,
     )
 
 
-def stage_scores(rollouts) -> list[str]:
-    """Names of the scores that any of these rollouts carries."""
-    return sorted({name for rollout in rollouts for name in rollout.scores})
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def mean_scores(rollouts) -> dict[str, float]:
+    """Mean of each named score over the rollouts that have it."""
+    names = sorted({name for rollout in rollouts for name in rollout.scores})
+    present = {name: [r.scores[name] for r in rollouts if r.scores.get(name) is not None] for name in names}
+    return {name: float(np.mean(values)) for name, values in present.items() if values}
 
 
 def _rollouts(ledger: Ledger, k: int, stage: Stage) -> tuple[list[tuple[int, int]], np.ndarray]:

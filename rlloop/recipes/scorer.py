@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlloop.config import Config
-from rlloop.recipes.build import build_rewards, score_name
+from rlloop.config import Config, score_name
+from rlloop.recipes.build import build_rewards
 
 Scores = list[dict[str, float | None]]
 Reasons = list[dict[str, str]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 # Steps: generation k trains on cohort k and makes version k+1; version 0 is the start; update counts optimizer steps
 # over the whole run; seconds count from the run's first snapshot, the time between a stop and a resume included.
 SCALARS = {
-    "reward/cohort_mean": "ranking score, mean over the rollouts of a cohort; step: generation = newest version used",
+    "reward/policy_mean": "the reward, mean over all rollouts that a policy version made; step: version",
+    "reward/cohort_mean": "the reward (first score ranked by), mean over the rollouts of a cohort; step: generation",
     "reward/cohort_top": "the same, mean over the selected rollouts; step: generation",
     "reward/cohort_std": "the same, standard deviation over all rollouts; step: generation",
     "reward/heldout": "the reward on the held-out prompts, mean over prompts of means over seeds; step: version",

@@ -57,7 +57,7 @@ class RunWriter:
         before = self.events.num_points
         self._texts(snapshot.time)
         for cohort in snapshot.cohorts:
-            self._cohort(cohort)
+            self._cohort(cohort, snapshot)
         for evaluation in snapshot.evaluations:
             self._evaluation(evaluation, snapshot)
         for point in snapshot.train:
@@ -88,7 +88,7 @@ class RunWriter:
         assert tag in TEXT, tag
         self.events.text(tag, markdown, 0, time)
 
-    def _cohort(self, cohort: CohortStats) -> None:
+    def _cohort(self, cohort: CohortStats, snapshot: Snapshot) -> None:
         if cohort.generation <= self.written.generation:
             return
         step, time = cohort.generation, cohort.closed_at
@@ -96,6 +96,8 @@ class RunWriter:
             self._scalar(f"reward/cohort_{name}", cohort.reward.get(name), step, time)
         for score, value in cohort.scores.items():
             self._scalar("cohort/{score}", value, step, time, score=score)
+        for version, value in rewards_now_known(snapshot, cohort.generation, self.config.loop.max_staleness).items():
+            self._scalar("reward/policy_mean", value, version, time)
         self._scalar("cohort/missing", sum(cohort.missing.values()), step, time)
         self._scalar("staleness/mean", cohort.staleness_mean, step, time)
         self._scalar("staleness/max", cohort.staleness_max, step, time)
@@ -155,3 +157,18 @@ class RunWriter:
         self._scalar("buffer/oldest_seconds", snapshot.oldest_rollout_seconds, second, time)
         self._scalar("speed/clips_per_minute", snapshot.clips_per_minute, second, time)
         self.written.gauge_second = second
+
+
+def rewards_now_known(snapshot: Snapshot, generation: int, max_staleness: int) -> dict[int, float]:
+    """Mean reward of the policy versions that no cohort after `generation` can have used, but this one still could.
+
+    That is version generation - max_staleness, and with the last cohort all versions after it.
+    """
+    is_last = generation == snapshot.num_versions - 1
+    last = generation if is_last else generation - max_staleness
+    known = {}
+    for version in range(max(0, generation - max_staleness), last + 1):
+        parts = [c.reward_by_version[version] for c in snapshot.cohorts if version in c.reward_by_version]
+        if parts:
+            known[version] = sum(value * n for value, n in parts) / sum(n for _, n in parts)
+    return known

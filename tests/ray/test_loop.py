@@ -87,10 +87,18 @@ def test_interrupt_checkpoints_inside_a_generation_and_the_same_command_resumes(
     runs.press_control_c(driver)
     summary = runs.finish(driver, run_dir, status=130)
     assert summary["status"] == "stopped" and "SIGINT" in summary["reason"]
-    marked = checkpoints.newest(run_dir, runs.load(runs.FAKE, list(slow)).digest())[1]
+    digest = runs.load(runs.FAKE, list(slow)).digest()
+    marked = checkpoints.newest(run_dir, digest)[1]
     assert (marked.version, marked.step) > (0, 0)
     other = subprocess.run(runs.command(run_dir, *slow, "seed=1"), capture_output=True, text=True, cwd=runs.REPOSITORY)
     assert other.returncode == 2 and "seed=0" in other.stderr and "seed=1" in other.stderr
+    driver = runs.start(run_dir, *slow)
+    step = marked.step
+    while checkpoints.newest(run_dir, digest)[1].step < step + 40:
+        assert driver.poll() is None, runs.tail(run_dir)
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGTERM)
+    assert "SIGTERM" in runs.finish(driver, run_dir, status=143)["reason"]
     assert runs.run(run_dir, *slow)["status"] == "finished"
     runs.check_exactness(run_dir, *slow)
 

@@ -40,7 +40,7 @@ def lease_and_commit(buffer, segment, slots):
     for slot in slots:
         granted = buffer.next_ticket(segment, slot)
         assert isinstance(granted, gate.Grant)
-        assert buffer.started(granted.ticket, "w")[0] == "go"
+        assert buffer.started(granted.ticket, "sampler-1")[0] == "go"
         assert buffer.commit(scored(granted.ticket, [granted.ticket + c / 10 for c in range(4)]))
 
 
@@ -59,7 +59,7 @@ def test_the_first_commit_wins_and_late_workers_skip(session):
     segment = buffer.begin_segment()
     lease_and_commit(buffer, segment, [0])
     assert not buffer.commit(scored(0, [9.0] * 4))
-    assert buffer.started(0, "other") == ("skip", 0)
+    assert buffer.started(0, "sampler-2") == ("skip", 0)
     assert buffer.ledger.tickets[0].rollouts[0].scores["Loudness"] == 0.0
 
 

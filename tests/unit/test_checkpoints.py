@@ -91,3 +91,11 @@ def test_checksum_sees_values_names_and_shapes():
     assert checksum(a) == checksum({"x": np.arange(4.0)})
     assert len({checksum(a), checksum({"y": np.arange(4.0)}), checksum({"x": np.arange(4.0).reshape(2, 2)}),
                 checksum({"x": np.arange(4.0) + 1e-9})}) == 4  # fmt: skip
+
+
+def test_steps_that_go_on_from_a_damaged_version_are_refused_with_it(tmp_path, caplog):
+    write(tmp_path, 0)
+    damage_flip(write(tmp_path, 1))
+    write(tmp_path, 1, step=50)
+    _, marker = checkpoints.newest(tmp_path, "d")
+    assert (marker.version, marker.step) == (0, 0)

@@ -94,3 +94,34 @@ def test_dry_run_prints_what_it_would_take(tmp_path):
     assert not (tmp_path / "run").exists()
     refused = run_main("--dry-run", "sampler.num_actors=9999")
     assert refused.returncode == 2 and "the roles take" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"stages": [{"name": "a", "phases": [{"sources": {"previous": 1.0}}]}]}, "exists at generation 0"),
+        ({"stages": [{"name": "a", "phases": [{"sources": {"generation:3": 1.0}}]}]}, "exists at generation 0"),
+        ({"scorer": {"rewards": ["tunejury_mini", "my.own:tunejury_mini"]}}, "two are named 'tunejury_mini'"),
+    ],
+)
+def test_sources_that_never_exist_and_equal_names_are_refused(raw, said):
+    with pytest.raises(ValueError, match=said):
+        build({"stages": [{"name": "a"}], **raw})
+
+
+def test_learning_rate_of_a_phase_is_hand_computed():
+    raw = {"updates": 10, "learning_rate": 1.0, "final_learning_rate": 0.0, "warmup": 1}
+    phase = build({"stages": [{"name": "a", "phases": [raw]}]}).stages[0].phases[0]
+    assert [phase.rate(n) for n in (0, 1, 5, 9)] == pytest.approx([0.5, 0.9, 0.5, 0.1])
+    assert phase.model_copy(update={"final_learning_rate": None}).rate(7) == 1.0
+
+
+def test_deadlines_and_places_may_change_on_resume_but_not_what_decides_the_results():
+    digest = build({"stages": [{"name": "a"}]}).digest()
+    for raw in (
+        {"loop": {"stall_timeout_s": 5000}},
+        {"trainer": {"num_cpus": 0.1, "num_workers": 2}},
+        {"run_dir": "x"},
+    ):
+        assert build({"stages": [{"name": "a"}], **raw}).digest() == digest
+    assert build({"stages": [{"name": "a"}], "seed": 1}).digest() != digest

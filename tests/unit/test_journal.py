@@ -1,5 +1,6 @@
 """The journal: what was acknowledged comes back, an incomplete end is cut off, damage is refused."""
 
+import errno
 import json
 import random
 
@@ -81,3 +82,21 @@ def test_the_ledger_command_prints_every_ticket_and_changes_nothing(tmp_path):
     assert journal.path.stat().st_size == size
     with pytest.raises(ValueError, match="holds no run"):
         lines(tmp_path / "nothing")
+
+
+def test_a_failed_append_leaves_nothing_behind_and_takes_no_later_record(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "j")
+    journal.append(r.EpochBegan(1))
+    good = journal.path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlloop.loop.journal.os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            journal.append(r.Published(1))
+    assert journal.path.read_bytes() == good
+    with pytest.raises(OSError, match="an earlier record failed: No space left"):
+        journal.append(r.Published(1))
+    assert [record for record, _ in Journal(journal.path).replay()] == [r.EpochBegan(1)]

@@ -121,21 +121,23 @@ def test_draining_keeps_granted_slots_and_ends_new_ones():
 def test_only_deaths_of_the_computing_worker_count_as_attempts():
     ledger = make_ledger()
     grant(ledger, 0)
-    for worker, attempts in (("a", 0), ("b", 1), ("c", 2)):
+    for worker, attempts in (("sampler-a", 0), ("sampler-b", 1), ("sampler-c", 2)):
         record = gate.on_started(ledger, 0, worker, max_attempts=3)
         assert record == r.Started(0, worker, attempts)
         ledger.apply(record)
         assert gate.on_started(ledger, 0, worker, max_attempts=3) is None
-    assert gate.on_started(ledger, 0, "d", max_attempts=3) == r.Failed(0, "its worker died 3 times while computing it")
+    assert gate.on_started(ledger, 0, "sampler-d", max_attempts=3) == r.Failed(
+        0, "its worker died 3 times while computing it"
+    )
 
 
 def test_a_new_segment_forgets_who_computed_but_not_the_attempts():
     ledger = make_ledger()
     grant(ledger, 0)
-    ledger.apply(gate.on_started(ledger, 0, "a", 3))
+    ledger.apply(gate.on_started(ledger, 0, "sampler-a", 3))
     ledger.apply(r.SegmentBegan(2))
     grant(ledger, 0, segment=2)
-    assert gate.on_started(ledger, 0, "b", 3) == r.Started(0, "b", 0)
+    assert gate.on_started(ledger, 0, "sampler-b", 3) == r.Started(0, "sampler-b", 0)
 
 
 def test_failed_rows_release_their_ticket_until_attempts_run_out():
@@ -172,3 +174,13 @@ def test_what_the_ledger_forbids_is_an_assertion():
     for record in (r.Buffered(0, 0, ()), r.Published(2), r.SegmentBegan(1), r.Leased(0, 0, 1, 5)):
         with pytest.raises(AssertionError):
             ledger.apply(record)
+
+
+def test_a_scorer_follows_its_sampler_without_an_attempt_but_its_death_is_one():
+    ledger = make_ledger()
+    grant(ledger, 0)
+    for worker, attempts in (("sampler-a", 0), ("scorer-a", 0), ("scorer-b", 1), ("scorer-c", 2)):
+        record = gate.on_started(ledger, 0, worker, max_attempts=3)
+        assert record == r.Started(0, worker, attempts)
+        ledger.apply(record)
+    assert isinstance(gate.on_started(ledger, 0, "scorer-d", max_attempts=3), r.Failed)

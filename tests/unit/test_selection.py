@@ -92,3 +92,12 @@ def test_an_unknown_algorithm_is_named():
         load_algorithm("nothing")
     with pytest.raises(ValueError, match="cannot be imported"):
         load_algorithm("no.such:Thing")
+
+
+def test_cohort_figures_are_of_the_reward_itself_and_by_version():
+    ledger = cohort([1.0, 3.0, None, 5.0], top_fraction=0.34)
+    ledger.tickets[3].version = 7
+    ledger.apply(close_cohort(ledger, 0, ExpertIteration()))
+    stats = cohort_stats(ledger, 0, 0.0)
+    assert stats.reward["mean"] == 3.0 and stats.reward["top"] == 5.0
+    assert stats.reward_by_version == {0: (2.0, 2), 7: (5.0, 1)}
