@@ -193,7 +193,7 @@ def mini_generator(text_encoder: str = "auto", assets: Path | None = None) -> Fl
 
     Args:
         text_encoder: "auto", "words", or a folder with MiniLM (models/text.py).
-        assets: folder with fluxaudio.safetensors and autoencoder.safetensors; the shipped one by default.
+        assets: folder with fluxaudio, autoencoder and vocoder.safetensors; the shipped one by default.
     Raises:
         ValueError: a weight file is missing or is not of this model.
     """

@@ -35,7 +35,7 @@ def reconstruction_loss(predicted: Tensor, mel: Tensor, std: Tensor, gain: Tenso
     return plain + (heard[0] - heard[1]).abs().mean()
 
 
-def train_autoencoder(clips_dir: Path, out_dir: Path, work_dir: Path, minutes: float = 12.0) -> Autoencoder:
+def train_autoencoder(clips_dir: Path, out_dir: Path, work_dir: Path, minutes: float = 17.0) -> Autoencoder:
     """Trains and writes `out_dir`/autoencoder.safetensors (float16); resumes from `work_dir`.
 
     Returns:

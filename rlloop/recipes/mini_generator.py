@@ -90,9 +90,9 @@ def train_mini_generator(
     clips_dir: Path,
     out_dir: Path,
     work_dir: Path,
-    minutes: float = 40.0,
-    autoencoder_minutes: float = 12.0,
-    vocoder_minutes: float = 12.0,
+    minutes: float = 45.0,
+    autoencoder_minutes: float = 17.0,
+    vocoder_minutes: float = 15.0,
 ) -> None:
     """Trains autoencoder and network on the clips that are not held out and writes all files (float16) to `out_dir`.
 

@@ -45,7 +45,7 @@ def magnitude_loss(predicted: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def train_vocoder(
-    clips_dir: Path, out_dir: Path, work_dir: Path, autoencoder: Autoencoder, minutes: float = 12.0
+    clips_dir: Path, out_dir: Path, work_dir: Path, autoencoder: Autoencoder, minutes: float = 15.0
 ) -> Autoencoder:
     """Trains and writes autoencoder.safetensors and vocoder.safetensors (float16) to `out_dir`; resumes.
 
