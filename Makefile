@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# DeepSpeed looks for ninja on PATH; tests must not reach a hub.
+# Tests must not reach a hub.
 WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))

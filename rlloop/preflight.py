@@ -49,7 +49,23 @@ def check(config: Config, environment: Mapping[str, str]) -> None:
     check_evaluated_scores(config)
     check_buffer(config)
     check_targets(config)
+    check_devices(config)
     check_prompts(config)
+
+
+def check_devices(config: Config) -> None:
+    """The bundled models compute on the CPU: a reserved GPU would stand idle."""
+    roles = {
+        "sampler": config.sampler,
+        "scorer": config.scorer,
+        "evaluation": config.evaluation,
+        "trainer": config.trainer,
+    }
+    for name, role in roles.items():
+        if role.num_gpus and config.generator.target == "mini":
+            raise ValueError(
+                f"{name}.num_gpus is {role.num_gpus}; the mini stack computes on the CPU only: set it to 0"
+            )
 
 
 def check_targets(config: Config) -> None:

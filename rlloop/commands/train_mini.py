@@ -20,4 +20,4 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     mini_reward.train_mini_rewards(clips, out, work)
     mini_generator.train_mini_generator(clips, out, work)
-    mini_card.write_mini_card(clips, out, work)
+    mini_card.write_mini_card(clips, out)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
     first, last = endpoints(snapshot)
     compared = {name: compare(first, last, name) for name in evaluation_labels(config)}
     reward = compared.get(label)
-    ranked = {name for stage in config.stages for name in stage.selection.rank_by}
     return {
         "status": status,
         "reason": reason,
@@ -53,7 +53,7 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
         "num_eval_missing": reward.num_missing if reward else 0,
         "seeds_per_prompt": config.evaluation.seeds_per_prompt,
         "scores": {name: score_entry(result) for name, result in compared.items()},
-        "guards": {name: guard_entry(result) for name, result in compared.items() if name not in ranked},
+        "guards": {name: guard_entry(result) for name, result in compared.items() if name != label},
         "policy_versions": snapshot.version,
         "tickets": dict(snapshot.tickets),
         "clips_generated": snapshot.clips_generated,
@@ -110,7 +110,7 @@ def score_entry(result: Paired | None) -> dict[str, float | None]:
 
 
 def guard_entry(result: Paired | None) -> dict[str, Any]:
-    """A score that nothing selects by: whether it fell significantly. None: not known."""
+    """A score beside the reward: whether it fell significantly. None: not known."""
     if result is None or result.num_prompts == 0:
         return {"fell": None, "gain": None, "p": None}
     fell = result.p_value < SIGNIFICANT_P and result.gain < 0
@@ -151,7 +151,13 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     run_dir = summary["run_dir"]
     console.print(Text(f"summary  {run_dir}/summary.json"), soft_wrap=True)
     console.print(Text(f"clips    {run_dir}/{clip_folder(summary)}"), soft_wrap=True)
-    console.print(Text(f"curves   tensorboard --logdir {shlex.quote(run_dir)}"), soft_wrap=True)
+    console.print(Text(f"curves   {shlex.quote(tensorboard_path())} --logdir {shlex.quote(run_dir)}"), soft_wrap=True)
+
+
+def tensorboard_path() -> str:
+    """The command as it can be pasted: the one beside this interpreter, which may be on no PATH."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return str(beside) if beside.exists() else "tensorboard"
 
 
 def score_table(summary: dict[str, Any]) -> Table:
