@@ -14,10 +14,12 @@ def run(
     """Trains rewards, autoencoder and generator of the mini stack, then writes the model card. Hours on two cores."""
     if not (clips / "clips.jsonl").is_file():
         raise ValueError(f"{clips} holds no clips.jsonl; expected a folder of clips described by it")
+    from rlloop.config import load
+    from rlloop.models.policy import SamplingSettings
     from rlloop.recipes import mini_card, mini_generator, mini_reward
 
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     mini_reward.train_mini_rewards(clips, out, work)
     mini_generator.train_mini_generator(clips, out, work)
-    mini_card.write_mini_card(clips, out)
+    mini_card.write_mini_card(clips, out, SamplingSettings(**load("mini").sampling.model_dump()))

@@ -83,7 +83,8 @@ def model_card(card: dict, rewards: dict) -> str:
         decode=seconds["decode"],
         rewards="".join(
             _reward_line(name, rewards[name]) for name in ("tunejury_mini", "judge_mini") if name in rewards
-        ),
+        )
+        + (_alignment_line(rewards) if "alignment_mini" in rewards else ""),
     )
 
 
@@ -105,5 +106,22 @@ def _row(name: str, scores: dict) -> str:
 
 
 def _reward_line(name: str, found: dict) -> str:
-    by_window = found.get("pearson", {}).get("window")
-    return f"`{name}` against the real TuneJury labels of held-out clips, 5 s windows: correlation {by_window}.  \n"
+    """Agreement with the real TuneJury labels of the held-out clips."""
+    low, high = found["pearson_whole_95"]
+    within = ", ".join(f"{system} {value}" for system, value in found["within_system_spearman"]["whole"].items())
+    return (
+        f"`{name}` against the real TuneJury labels: Pearson {found['pearson']['whole']} on 10 s clips "
+        f"(95 % interval over prompts {low} to {high}), {found['pearson']['window']} on 5 s windows; "
+        f"Spearman within each system: {within}.  \n"
+    )
+
+
+def _alignment_line(rewards: dict) -> str:
+    found = rewards["alignment_mini"]
+    return (
+        f"`alignment_mini` finds the right prompt of ten in {found['whole']['right_of_ten']:.0%} of 10 s clips and "
+        f"{found['window']['right_of_ten']:.0%} of 5 s windows (chance {found['chance']:.0%}); "
+        f"Pearson {found['whole']['pearson_with_clap']} with the real CLAP score.  \n"
+        f"Reward and judge correlate at {rewards['reward_and_judge_pearson']}: they share their labels, so the judge is "
+        "only partly independent.  \n"
+    )
