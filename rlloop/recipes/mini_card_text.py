@@ -119,9 +119,9 @@ def _reward_line(name: str, found: dict) -> str:
 def _alignment_line(rewards: dict) -> str:
     found = rewards["alignment_mini"]
     return (
-        f"`alignment_mini` finds the right prompt of ten in {found['whole']['right_of_ten']:.0%} of 10 s clips and "
+        f"`alignment_mini` finds the right prompt of ten in {found['whole']['right_of_ten']:.0%} of 10 s clips, "
         f"{found['window']['right_of_ten']:.0%} of 5 s windows (chance {found['chance']:.0%}); "
         f"Pearson {found['whole']['pearson_with_clap']} with the real CLAP score.  \n"
-        f"Reward and judge correlate at {rewards['reward_and_judge_pearson']}: they share their labels, so the judge is "
+        f"Reward and judge correlate at {rewards['reward_and_judge_pearson']}: they share labels, so the judge is "
         "only partly independent.  \n"
     )
