@@ -13,6 +13,7 @@ from rlloop.audio.io import read_audio
 
 REPOSITORY = Path(__file__).parents[2]
 SHORT = [
+    "sampler.clips_per_prompt=4",
     "stages.expert_iteration.generations=1",
     "stages.expert_iteration.tickets=4",
     "stages.expert_iteration.selection.min_examples=1",
