@@ -88,9 +88,9 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2():
 
 
 def test_dry_run_prints_what_it_would_take(tmp_path):
-    done = run_main("--dry-run", f"run_dir={tmp_path / 'run'}")
+    done = run_main("--dry-run", "sampler.clips_per_prompt=7", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert "clips_per_prompt: 4" in done.stdout and "what each role takes" in done.stdout
+    assert "clips_per_prompt: 7" in done.stdout and "what each role takes" in done.stdout
     assert not (tmp_path / "run").exists()
     refused = run_main("--dry-run", "sampler.num_actors=9999")
     assert refused.returncode == 2 and "the roles take" in refused.stderr
