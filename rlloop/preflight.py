@@ -127,7 +127,14 @@ def check_prompts(config: Config) -> None:
     """The prompt files can be read and are long enough, and the mini stack has features for own prompts."""
     from rlloop.recipes.build import heldout_prompts, training_prompts
 
-    prompts = training_prompts(config) + heldout_prompts(config)
+    training, heldout = training_prompts(config), heldout_prompts(config)
+    shared = sorted({" ".join(p.split()).lower() for p in training} & {" ".join(p.split()).lower() for p in heldout})
+    if shared:
+        raise ValueError(
+            f"prompts: {len(shared)} of the {len(training)} training prompts are held-out prompts too, the first is "
+            f"'{shared[0][:60]}'; take them out of one, or the figures at the end are not held out"
+        )
+    prompts = training + heldout
     if config.generator.target == "mini" and (config.prompts or config.heldout_prompts):
         from rlloop.models.text import PromptFeatures, prompt_key
 

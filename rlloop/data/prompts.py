@@ -62,12 +62,16 @@ def decode(data: bytes, path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        log.warning("prompts: %s is not UTF-8 (byte %d); read as Latin-1", path, error.start)
+        log.warning("prompts: %s is not UTF-8 (byte %d); read as Windows-1252 or Latin-1", path, error.start)
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
 def _parse_txt(text: str, path: Path) -> list[str]:
-    return text.splitlines()
+    # splitlines would also cut at NEL and other characters that no editor takes for a line's end.
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def _parse_csv(text: str, path: Path) -> list[str]:
@@ -78,7 +82,10 @@ def _parse_csv(text: str, path: Path) -> list[str]:
             f"prompts: {path} has the columns {columns}; expected one named 'prompt'; add a header line with it"
         )
     reader.fieldnames = columns
-    return [row["prompt"] or "" for row in reader]
+    try:
+        return [row["prompt"] or "" for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"prompts: {path} is no CSV near line {reader.line_num}: {error}; correct the line") from error
 
 
 def _parse_jsonl(text: str, path: Path) -> list[str]:

@@ -56,8 +56,15 @@ class MiniLM:
         # Late import: the default run never needs transformers.
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self.model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            self.model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
+        except (OSError, ImportError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"generator.text_encoder: {folder} holds no loadable {ENCODER_HUB_ID} ({reason}); give its folder, or "
+                "set generator.text_encoder=words"
+            ) from error
         width = self.model.config.hidden_size
         if width != HIDDEN_DIM:
             raise ValueError(

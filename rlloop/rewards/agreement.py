@@ -9,9 +9,11 @@ from scipy.stats import rankdata
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson correlation of [N] and [N]; nan if one of them is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
     x, y = x - np.mean(x), y - np.mean(y)
     norm = np.sqrt(np.sum(x * x) * np.sum(y * y))
-    return float(np.sum(x * y) / norm) if norm > 0 else float("nan")
+    return float(np.sum(x * y) / norm)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

@@ -65,3 +65,13 @@ def test_shipped_prompts():
     assert not set(train) & set(heldout)
     with pytest.raises(ValueError, match="expected one of"):
         shipped_prompts("test")
+
+
+def test_windows_text_keeps_its_ellipsis_and_broken_csv_is_one_line(tmp_path):
+    windows = tmp_path / "w.txt"
+    windows.write_bytes(b"slow\x85 and sad\r\nfast caf\xe9\r\n")
+    assert read_prompts(windows) == ["slow\u2026 and sad", "fast caf\u00e9"]
+    broken = tmp_path / "b.csv"
+    broken.write_text('prompt\n"' + "a" * 140_000)
+    with pytest.raises(ValueError, match="is no CSV near line"):
+        read_prompts(broken)
