@@ -3,7 +3,7 @@
     python bench/default_run.py --seeds 0 1 2 3 4 --out bench/default_run.md -- [overrides]
 
 Peak memory is the summed PSS of all processes of the run plus the machine's shared memory in use since its start (the
-object store), sampled each second; pages of the store that a process maps count twice, so it is an upper bound.
+object store), sampled each second or as told; pages of the store that a process maps count twice, so it is an upper bound.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def shared_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Shmem:"))
 
 
-def run(seed: int, folder: Path, overrides: list[str]) -> dict:
+def run(seed: int, folder: Path, overrides: list[str], memory_every_s: float) -> dict:
     """One run in its own process; returns its summary with seconds and peak memory."""
     run_dir = folder / f"seed{seed}"
     assert not run_dir.exists(), f"{run_dir} exists: a resumed run would be measured; remove it or choose --folder"
@@ -53,7 +53,7 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict:
                 peak = max(peak, pss_bytes(root) + max(0, shared_bytes() - shared))
             except psutil.NoSuchProcess:
                 break
-            time.sleep(1.0)
+            time.sleep(memory_every_s)
     assert process.returncode == 0, f"seed {seed}: exit status {process.returncode}, see {folder}/seed{seed}.log"
     summary = json.loads((run_dir / "summary.json").read_text())
     return {**summary, "seed": seed, "seconds": time.monotonic() - began, "peak_bytes": peak}
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path, default=Path("bench/default_run.md"))
+    parser.add_argument("--memory-every", type=float, default=1.0, help="seconds; a sample takes 0.3 to 0.5 s of a core")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def main() -> None:
     )
     rows = []
     for seed in arguments.seeds:
-        rows.append(row(run(seed, arguments.folder, arguments.overrides)))
+        rows.append(row(run(seed, arguments.folder, arguments.overrides, arguments.memory_every)))
         print(rows[-1], flush=True)
         text = (
             f"# The default run over seeds\n\n`python bench/default_run.py {' '.join(sys.argv[1:])}`, "
