@@ -3,7 +3,7 @@
     python bench/default_run.py --seeds 0 1 2 3 4 --out bench/default_run.md -- [overrides]
 
 Peak memory is the summed PSS of all processes of the run plus the machine's shared memory in use since its start (the
-object store), sampled each second or as told; pages of the store that a process maps count twice, so it is an upper bound.
+object store), sampled each second or as told; mapped pages of the store count twice, so it is an upper bound.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path, default=Path("bench/default_run.md"))
-    parser.add_argument("--memory-every", type=float, default=1.0, help="seconds; a sample takes 0.3 to 0.5 s of a core")
+    parser.add_argument(
+        "--memory-every", type=float, default=1.0, help="seconds; a sample takes 0.3 to 0.5 s of a core"
+    )
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
