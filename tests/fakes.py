@@ -18,8 +18,9 @@ LENGTH, WIDTH = 8, 4
 class TinyNetwork(nn.Module):
     """Velocity of [B, 8, 4] latents from x_t, t, a pooled prompt feature and the score."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_delay_s: float = 0.0) -> None:
         super().__init__()
+        self.step_delay_s = step_delay_s
         generator = torch.Generator().manual_seed(0)
         self.inner = nn.Linear(WIDTH + 3, 32)
         self.outer = nn.Linear(32, WIDTH)
@@ -27,6 +28,8 @@ class TinyNetwork(nn.Module):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
 
     def forward(self, x_t: Tensor, t: Tensor, conditions: dict[str, Tensor], score: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            time.sleep(self.step_delay_s)
         extra = torch.stack([t, conditions["text"], torch.nan_to_num(score)], dim=-1)
         return x_t + self.outer(torch.tanh(self.inner(torch.cat([x_t, extra[:, None].expand(-1, LENGTH, -1)], -1))))
 
@@ -37,8 +40,8 @@ class TinyGenerator:
     sample_rate_hz = 1600
     latent_shape = (LENGTH, WIDTH)
 
-    def __init__(self, delay_s: float = 0.0) -> None:
-        self.network, self.delay_s = TinyNetwork(), delay_s
+    def __init__(self, delay_s: float = 0.0, step_delay_s: float = 0.0) -> None:
+        self.network, self.delay_s = TinyNetwork(step_delay_s), delay_s
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         return {"text": torch.tensor([len(p) % 7 / 7 for p in prompts], dtype=torch.float32)}
@@ -93,8 +96,9 @@ class Moody(Loudness):
         return [FakeScore(None, "moody") if int(abs(s.value) * 1e6) % 3 == 0 else s for s in scores]
 
 
-def tiny_generator(delay_s: float = 0.0) -> TinyGenerator:
-    return TinyGenerator(delay_s)
+def tiny_generator(delay_s: float = 0.0, step_delay_s: float = 0.0) -> TinyGenerator:
+    """`delay_s` is slept in each sample, `step_delay_s` in each training step."""
+    return TinyGenerator(delay_s, step_delay_s)
 
 
 def breaking_generator(marker: str) -> TinyGenerator:

@@ -97,10 +97,13 @@ def read_marker(path: Path) -> Marker:
         raise ValueError(f"{path / MARKER}: lists no {WEIGHTS}; it is no checkpoint of this project")
     for name, (size, crc) in marker.files.items():
         part = path / name
-        found = part.stat().st_size if part.is_file() else None
+        try:
+            found, checksum = part.stat().st_size, file_checksum(part)
+        except OSError as error:  # missing, or removed as an old one at this very moment
+            raise ValueError(f"{part}: {error.strerror}") from None
         if found != size:
             raise ValueError(f"{part}: has {found} bytes, its marker says {size}")
-        if file_checksum(part) != crc:
+        if checksum != crc:
             raise ValueError(f"{part}: fails its checksum {crc:08x}")
     return marker
 

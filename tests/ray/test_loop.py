@@ -74,33 +74,44 @@ def test_killed_driver_resumes_with_the_same_selections_and_weights(reference, t
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_interrupt_checkpoints_inside_a_generation_and_the_same_command_resumes(reference, tmp_path):
+def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp_path):
+    """SIGINT to the process group, SIGTERM to the driver, then to the end; meanwhile nobody else may use the folder."""
     run_dir = tmp_path / "run"
-    slow = ("stages.0.phases.0.updates=400", SYNCHRONOUS)
+    slow = (
+        SYNCHRONOUS, "stages.0.generations=1", "stages.0.phases.0.updates=300",
+        "generator.options={step_delay_s: 0.05}",
+    )  # fmt: skip
+    digest = runs.load(runs.FAKE, list(slow)).digest()
     driver = runs.start(run_dir, *slow)
-    runs.wait_until(run_dir, lambda found: runs.count(found, r.Selected) >= 1, "the first selection")
-    while not list((run_dir / "checkpoints").glob("v000000-s0000[1-9]*")):
-        assert driver.poll() is None, runs.tail(run_dir)
-        time.sleep(0.1)
-    blocked = subprocess.run(runs.command(run_dir, *slow), capture_output=True, text=True, cwd=runs.REPOSITORY)
-    assert blocked.returncode == 2 and "is in use by another run" in blocked.stderr, blocked.stderr
+    runs.wait_until(run_dir, lambda found: runs.count(found, r.EpochBegan) >= 1, "the first epoch")
+    refuse(run_dir, slow, "is in use by another run")
+    step = wait_for_step(driver, run_dir, digest, 1)
     runs.press_control_c(driver)
     summary = runs.finish(driver, run_dir, status=130)
     assert summary["status"] == "stopped" and "SIGINT" in summary["reason"]
-    digest = runs.load(runs.FAKE, list(slow)).digest()
-    marked = checkpoints.newest(run_dir, digest)[1]
-    assert (marked.version, marked.step) > (0, 0)
-    other = subprocess.run(runs.command(run_dir, *slow, "seed=1"), capture_output=True, text=True, cwd=runs.REPOSITORY)
-    assert other.returncode == 2 and "seed=0" in other.stderr and "seed=1" in other.stderr
+    refuse(run_dir, (*slow, "seed=1"), "seed=0, this one has seed=1")
     driver = runs.start(run_dir, *slow)
-    step = marked.step
-    while checkpoints.newest(run_dir, digest)[1].step < step + 40:
-        assert driver.poll() is None, runs.tail(run_dir)
-        time.sleep(0.1)
+    wait_for_step(driver, run_dir, digest, step + 40)
     driver.send_signal(signal.SIGTERM)
     assert "SIGTERM" in runs.finish(driver, run_dir, status=143)["reason"]
     assert runs.run(run_dir, *slow)["status"] == "finished"
     runs.check_exactness(run_dir, *slow)
+
+
+def refuse(run_dir, overrides, said):
+    """The command ends at once with status 2 and one line."""
+    done = subprocess.run(runs.command(run_dir, *overrides), capture_output=True, text=True, cwd=runs.REPOSITORY)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def wait_for_step(driver, run_dir, digest, least):
+    """The step of the newest checkpoint inside generation 0, once it is at least `least`."""
+    while True:
+        found = checkpoints.newest(run_dir, digest)
+        if found and found[1].version == 0 and found[1].step >= least:
+            return found[1].step
+        assert driver.poll() is None, runs.tail(run_dir)
+        time.sleep(0.1)
 
 
 def test_two_workers_train_like_one(reference, tmp_path):
