@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from actors.session import CONFIG_FILE, PROMPTS_FILE, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
 
+log = logging.getLogger(__name__)
+START_ATTEMPTS = 3
 ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short on a busy small machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -161,7 +164,18 @@ def start_ray(config: Config) -> None:
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
         return
-    ray.init(address="local", num_cpus=machine_cpus(), include_dashboard=False, runtime_env=runtime_env, **common)
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local", num_cpus=machine_cpus(), include_dashboard=False, runtime_env=runtime_env, **common
+            )
+            return
+        except Exception as error:  # a plain Exception when its processes are not up within 30 s
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            log.warning("Ray was not up within 30 s on this busy machine, attempt %d of %d", attempt, START_ATTEMPTS)
+    raise TimeoutError(f"driver waits for Ray to start: not up within 30 s in {START_ATTEMPTS} attempts; free some CPU")
 
 
 def wait_for_old_epochs(run_dir: Path, epoch: int, timeout_s: float) -> None:

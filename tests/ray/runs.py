@@ -64,10 +64,11 @@ def records(run_dir: Path) -> list[r.Record]:
     return [record for record, _ in Journal(run_dir / "journal" / "journal.log").read()]
 
 
-def wait_until(run_dir: Path, condition, what: str) -> None:
-    """Polls the journal until condition(records) holds."""
+def wait_until(driver: subprocess.Popen, run_dir: Path, condition, what: str) -> None:
+    """Polls the journal until condition(records) holds; fails when the driver ends before."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition(records(run_dir)):
+        assert driver.poll() is None, f"the driver ended before {what}:\n{tail(run_dir)}"
         assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}:\n{tail(run_dir)}"
         time.sleep(0.2)
 

@@ -48,7 +48,7 @@ def test_killed_processes_cost_time_only(reference, tmp_path):
         (lambda found: runs.count(found, r.Buffered) >= 12, "ray::Pump"),
     ]
     for condition, title in moments:
-        runs.wait_until(run_dir, condition, f"the moment to kill {title}")
+        runs.wait_until(driver, run_dir, condition, f"the moment to kill {title}")
         assert runs.kill_role(driver, title), f"no process {title}"
     summary = runs.finish(driver, run_dir)
     runs.check_exactness(run_dir, SYNCHRONOUS)
@@ -63,7 +63,9 @@ def test_killed_driver_resumes_with_the_same_selections_and_weights(reference, t
     run_dir = tmp_path / "run"
     for kind, number in ((r.Buffered, 3), (r.Published, 1)):
         driver = runs.start(run_dir, SYNCHRONOUS)
-        runs.wait_until(run_dir, lambda found, k=kind, n=number: runs.count(found, k) >= n, f"{number} {kind.__name__}")
+        runs.wait_until(
+            driver, run_dir, lambda found, k=kind, n=number: runs.count(found, k) >= n, f"{number} {kind.__name__}"
+        )
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     runs.run(run_dir, SYNCHRONOUS)
@@ -83,7 +85,7 @@ def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp
     )  # fmt: skip
     digest = runs.load(runs.FAKE, list(slow)).digest()
     driver = runs.start(run_dir, *slow)
-    runs.wait_until(run_dir, lambda found: runs.count(found, r.EpochBegan) >= 1, "the first epoch")
+    runs.wait_until(driver, run_dir, lambda found: runs.count(found, r.EpochBegan) >= 1, "the first epoch")
     refuse(run_dir, slow, "is in use by another run")
     step = wait_for_step(driver, run_dir, digest, 1)
     runs.press_control_c(driver)
