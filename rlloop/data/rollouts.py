@@ -11,8 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_NAMES = ("ticket", "clip", "seed", "policy_version", "prompt", "latents", "shape", "scores")
-
 
 @dataclass(frozen=True)
 class ScoredTicket:

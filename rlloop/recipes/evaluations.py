@@ -16,7 +16,7 @@ from rlloop.loop.snapshot import EvaluationResult
 from rlloop.recipes.sampler import Sampler
 from rlloop.recipes.scorer import Scorer
 
-SEED_BASE = 20_000  # far from nothing in particular; the same for every run, so that runs can be compared
+SEED_BASE = 20_000  # the same for every run, so that runs can be compared
 
 
 def evaluation_seeds(num_prompts: int, seeds_per_prompt: int) -> list[list[int]]:
