@@ -12,12 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02"
 LFS_POINTER = b"version https://git-lfs"
+# The CLAP checkpoints carry their optimizer, whose learning rate is a numpy number: data, like a Python one. Torch wants
+# the function named as the file names it, and numpy 1 and 2 differ.
+NUMBER_OF = np.float64(0).__reduce__()[0]  # numpy's function of a dtype and its bytes
+NUMPY_NUMBERS = [
+    (NUMBER_OF, "numpy.core.multiarray.scalar"),
+    (NUMBER_OF, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]
 
 
 def load_safetensors(path: Path, expected: Mapping[str, Tensor | tuple[int, ...]]) -> dict[str, Tensor]:
@@ -116,7 +126,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, is_zip: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|function <?(\S+)", str(error))
         if wanted is None:
