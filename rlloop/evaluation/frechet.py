@@ -108,7 +108,7 @@ def factor(cov: np.ndarray) -> np.ndarray:
 def frechet_distance(gen: np.ndarray, ref: np.ndarray) -> float:
     """Frechet distance between embeddings [n, D] and [m, D], as FAD uses it.
 
-    It depends strongly on n, above all below D: compare two systems at one n alone (`compared` refuses the rest).
+    It depends strongly on n, above all below D: compare two systems at one n alone (`distance_gain` refuses the rest).
 
     Raises:
         ValueError: fewer than two embeddings on a side, different widths, or values that are not finite.

@@ -5,6 +5,7 @@ The prompt is the unit: seeds of one prompt are not independent, so they are ave
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,39 @@ class Paired:
     p_value: float
     num_prompts: int
     num_missing: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts with its 95 % bootstrap interval over prompts; NaN where undefined.
+
+    `num_missing` counts (prompt, seed) values that are missing; a prompt without any value is no prompt here.
+    """
+
+    mean: float
+    ci_low: float
+    ci_high: float
+    num_prompts: int
+    num_missing: int
+
+
+def estimate(scores: Scores, *, seed: int = 0) -> Estimate:
+    """The mean of [P, S] scores by prompt and seed; missing ones (None, NaN) are left out of their prompt's mean."""
+    means = prompt_means(scores)
+    present = means[np.isfinite(means)]
+    values = np.array(scores, dtype=float)
+    low, high = bootstrap_interval(present, seed)
+    mean = float(present.mean()) if len(present) else float("nan")
+    return Estimate(mean, low, high, len(present), int((~np.isfinite(values)).sum()))
+
+
+def prompt_means(scores: Scores) -> np.ndarray:
+    """[P, S] -> [P] means over the seeds that have a value; NaN where none has."""
+    values = np.array(scores, dtype=float).reshape(len(scores), -1)
+    present = np.isfinite(values)
+    count = present.sum(axis=1)
+    total = np.where(present, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def paired(before: Scores, after: Scores, *, seed: int = 0) -> Paired:
@@ -90,3 +124,8 @@ def bootstrap_interval(gains: np.ndarray, seed: int, level: float = 0.95) -> tup
     means = gains[draws].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None

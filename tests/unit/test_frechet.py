@@ -1,9 +1,12 @@
 """The Frechet distance against the golden case, against closed forms, and as it is stored."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
+from rlloop.evaluation.distances import mad
 from rlloop.evaluation.frechet import FrechetStatistics, frechet_distance
 from tests.golden.cases import arrays, case, drawn_inputs
 
@@ -107,3 +110,17 @@ def test_what_has_no_covariance(embeddings, message):
 def test_widths_must_agree():
     with pytest.raises(ValueError, match="4 and 5 dimensions"):
         frechet_distance(draw(6, 4, 1), draw(6, 5, 1))
+
+
+def test_mad_of_equal_sets_is_zero_and_grows_with_the_distance():
+    pytest.importorskip("mauve", reason="the extra `mad` is not installed")
+    x = draw(60, 8, 1)
+    near, far = mad(x + 0.3, x), mad(x + 3, x)
+    assert mad(x, x) == pytest.approx(0, abs=1e-9) and 0 < near < far
+
+
+def test_mad_without_its_library_says_what_to_install():
+    if importlib.util.find_spec("mauve"):
+        pytest.skip("the extra `mad` is installed")
+    with pytest.raises(ValueError, match=r"not installed: pip install 'rlloop\[mad\]'"):
+        mad(draw(60, 8, 1), draw(60, 8, 2))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rlloop.evaluation.statistics import bootstrap_interval, paired
+from rlloop.evaluation.statistics import bootstrap_interval, estimate, paired, prompt_means
 
 
 def test_means_gain_and_p_by_hand():
@@ -65,3 +65,11 @@ def test_interval_is_seeded_and_near_the_normal_one():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\[1, 2\] and \[1, 1\]"):
         paired([[0.0, 1.0]], [[0.0]])
+
+
+def test_estimate_is_the_mean_over_prompts_of_what_is_there():
+    found = estimate([[1.0, 3.0], [5.0, None], [None, float("nan")]])
+    assert (found.mean, found.num_prompts, found.num_missing) == (3.5, 2, 3)
+    assert 2.0 <= found.ci_low < 3.5 < found.ci_high <= 5.0
+    assert np.array_equal(prompt_means([[1.0, 3.0], [None, None]]), [2.0, np.nan], equal_nan=True)
+    assert math.isnan(estimate([[None]]).mean) and estimate([[None]]).num_prompts == 0
