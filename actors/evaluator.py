@@ -59,7 +59,7 @@ class Evaluator:
 
         try:
             self.prompts = self.session.prompts["heldout"]
-            self.sampler = Sampler(self.config, self.config.evaluation.threads)
+            self.sampler = Sampler(self.config, self.config.evaluation)
             self.scorer = Scorer(self.config, self.config.evaluation.scores, self.config.evaluation.threads)
             while True:
                 version = self._next_version()

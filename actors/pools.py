@@ -55,7 +55,7 @@ class SamplerStage:
         self.config = self.session.config
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.prompts = self.session.prompts["train"]
-        self.sampler = Sampler(self.config, self.config.sampler.threads)
+        self.sampler = Sampler(self.config, self.config.sampler)
 
     def __call__(self, granted: Rows) -> Rows:
         ticket, version = int(granted["ticket"][0]), int(granted["version"][0])

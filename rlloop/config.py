@@ -26,9 +26,23 @@ class Section(BaseModel):
 class Generator(Section):
     """Which text-to-music model is improved."""
 
-    target: str = Field("mini", description="'mini' (bundled) or a dotted path package.module:function that builds one")
+    target: str = Field(
+        "mini",
+        description="'mini' (bundled), 'fluxaudio' (official parts), or what builds one: package.module:function",
+    )
     text_encoder: str = Field("auto", description="mini only: auto, words (fallback), or a folder with MiniLM")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the target")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights of the sampler's copy of the network")
+    compile: bool = Field(False, description="torch.compile the sampler's network: minutes at its start, then faster")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="of the sampler; auto: CUDA where its role reserves a GPU and there is one"
+    )
+    tf32: bool = Field(False, description="CUDA may round the inputs of float32 products to TF32 in samplers")
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """How a sampler's copy runs; the trained network stays float32 and uncompiled whatever these say."""
+        return {"dtype": self.dtype, "compile": self.compile, "device": self.device, "tf32": self.tf32}
 
 
 class Sampling(Section):
@@ -37,8 +51,22 @@ class Sampling(Section):
     solver: Literal["euler", "heun"] = "euler"
     num_steps: int = Field(12, ge=1, description="solver steps from noise to data")
     guidance: float = Field(3.0, ge=0, description="CFG weight w; below 1 only the conditional branch runs")
+    guidance_end: float | None = Field(
+        None, ge=0, description="w at t = 0, reached linearly from t = 1; null: constant"
+    )
+    guidance_interval: tuple[float, float] | None = Field(None, description="[low, high]: guided for t in it only")
     score: float | None = Field(1.5, description="conditioning score s; null samples without one")
+    prompt_prefix: str = Field("", description="goes before every prompt whose features are looked up")
     negative_prompt: str = Field("", description="prompt of the negative branch; empty uses the stored empty features")
+    crossover_t: float | None = Field(
+        None, ge=0, le=1, description="t from which the second network (generator.options.crossover) takes over"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Sampling:
+        if self.guidance_interval and not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval is {list(self.guidance_interval)}; expected 0 <= low < high <= 1")
+        return self
 
 
 class Role(Section):
@@ -125,6 +153,9 @@ class Stage(Section):
     selection: Selection = Field(default_factory=Selection)
     text_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained on the empty prompt")
     score_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained without a score")
+    score_drop_mode: Literal["independent", "tied", "batch"] = Field(
+        "independent", description="of the text drop; tied: one draw decides both; batch: one draw for a whole step"
+    )
     label_score: str = Field("tunejury_mini", description="the score that an example carries as its label")
 
 
@@ -175,6 +206,8 @@ class Config(Section):
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
         decisive = self.model_dump(mode="json", exclude={"run_dir"})
+        for key in ("compile", "device"):
+            decisive["generator"].pop(key)
         for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers"):
             decisive["trainer"].pop(key)
         for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
@@ -195,6 +228,7 @@ def cross_checks(config: Config) -> list[str]:
     for key, rewards in (("scorer.rewards", config.scorer.rewards), ("evaluation.scores", config.evaluation.scores)):
         names = [score_name(name) for name in rewards]
         problems += [f"{key}: two are named '{name}'; give each its own class name" for name in repeated(names)]
+    problems += crossover_problems(config)
     first = 0
     for stage in config.stages:
         problems += stage_problems(config, stage)
@@ -203,6 +237,21 @@ def cross_checks(config: Config) -> list[str]:
             problems += [f"{where}: {problem}" for problem in phase_problems(config, phase, first)]
         first += stage.generations
     return problems
+
+
+def crossover_problems(config: Config) -> list[str]:
+    """A crossover needs both the time and the second network."""
+    second = config.generator.options.get("crossover")
+    times = {"sampling": config.sampling.crossover_t, "evaluation.sampling": config.evaluation.sampling.crossover_t}
+    if second and all(t is None for t in times.values()):
+        return [
+            f"generator.options.crossover is {second}, but no sampling.crossover_t says when it takes over; set one"
+        ]
+    return [
+        f"{key}.crossover_t is {t}, but generator.options has no crossover; name the second network's checkpoint there"
+        for key, t in times.items()
+        if t is not None and not second
+    ]
 
 
 def stage_problems(config: Config, stage: Stage) -> list[str]:

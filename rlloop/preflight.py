@@ -71,11 +71,10 @@ def check_devices(config: Config) -> None:
 def check_targets(config: Config) -> None:
     """Every generator, reward and algorithm that the configuration names exists."""
     from rlloop.algorithms.base import load_algorithm
-    from rlloop.recipes.build import load_target
+    from rlloop.recipes.build import generator_builder
     from rlloop.rewards.registry import MINI_NAMES, import_class
 
-    if config.generator.target != "mini":
-        load_target(config.generator.target)
+    generator_builder(config)
     for name in (*config.scorer.rewards, *config.evaluation.scores):
         if name not in MINI_NAMES:
             import_class(name)

@@ -12,12 +12,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from rlloop.flow.guidance import joint_guidance
-from rlloop.flow.solver import euler, heun
+from rlloop.flow.guidance import Schedule, annealed, constant, crossover, interval, scheduled_guidance
+from rlloop.flow.solver import Velocity, euler, heun
 from rlloop.models.autoencoder import Autoencoder
 from rlloop.models.fluxaudio import Conditions, FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MEL_16K, MelSettings
+from rlloop.models.placement import allow_tf32, cast_layers, choose_device, choose_dtype
 from rlloop.models.text import PromptFeatures
 from rlloop.models.vocoder import MagnitudeNet, MelInversion
 from rlloop.weights import load_safetensors
@@ -30,14 +32,35 @@ SOLVERS = {"euler": euler, "heun": heun}
 class SamplingSettings:
     """How latents are drawn: guidance is the joint CFG weight, below 1 only the conditional branch runs.
 
-    `score` None samples without one; `negative_prompt` "" takes the stored empty features.
+    `score` None samples without one; `negative_prompt` "" takes the stored empty features; `prompt_prefix` goes before
+    every prompt, not before the negative one. `guidance_end` anneals the weight to that value at t = 0,
+    `guidance_interval` (low, high) guides for t in it only, `crossover_t` hands over to a second network at that t.
     """
 
     solver: str = "euler"
     num_steps: int = 12
     guidance: float = 3.0
+    guidance_end: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     score: float | None = 1.5
+    prompt_prefix: str = ""
     negative_prompt: str = ""
+    crossover_t: float | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """Guidance weight by t.
+
+        Raises:
+            ValueError: a guidance interval that is none.
+        """
+        weight = constant(self.guidance) if self.guidance_end is None else annealed(self.guidance, self.guidance_end)
+        return weight if self.guidance_interval is None else interval(weight, *self.guidance_interval)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the negative branch runs at any t."""
+        return max(self.guidance, self.guidance_end or 0.0) >= 1
 
 
 class Generator(Protocol):
@@ -73,6 +96,12 @@ class GeneratorSpec:
     autoencoder_width: int
     autoencoder_multipliers: tuple[int, ...] = (1, 2, 4)
     vocoder_width: int = 0  # of the magnitude network; official stacks bring a vocoder of their own
+    clip_seconds: float | None = None  # what decoded audio is padded or cut to; None leaves it as the vocoder made it
+
+    @property
+    def clip_samples(self) -> int | None:
+        """Samples of a decoded clip, where `clip_seconds` fixes them."""
+        return None if self.clip_seconds is None else round(self.clip_seconds * self.mel.sample_rate_hz)
 
 
 MINI = GeneratorSpec(
@@ -109,9 +138,15 @@ def build_magnitude_net(spec: GeneratorSpec) -> MagnitudeNet:
 class FluxAudioGenerator:
     """FluxAudio, its autoencoder, a vocoder and prompt features as one `Generator`.
 
+    Life: built in float32 on the CPU, as it is trained -> placed, where it only samples.
+
     Args:
         encode: prompts to {"text": [B, M, text_dim], "text_c": [B, text_c_dim]}.
         vocode: log-mel [B, M, F] to waveform [B, F * hop].
+        decode_batch: clips that are decoded at once.
+        second: the network from `crossover_t` to data, of the same sizes and latent statistics.
+    Raises:
+        ValueError: a second network that disagrees.
     """
 
     def __init__(
@@ -121,13 +156,55 @@ class FluxAudioGenerator:
         autoencoder: Autoencoder,
         vocode: Callable[[Tensor], Tensor],
         encode: Callable[[Sequence[str]], Mapping[str, Tensor]],
+        *,
+        decode_batch: int = 1,
+        second: FluxAudio | None = None,
     ):
         self.sample_rate_hz = spec.mel.sample_rate_hz
         self.latent_shape = (spec.network.latent_seq_len, spec.network.latent_dim)
+        self.clip_samples = spec.clip_samples
         self.network = network
+        self.second = second.eval().requires_grad_(False) if second else None
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.decode_batch = decode_batch
         self._vocode = vocode
         self._encode = encode
+        self._compiled: dict[nn.Module, Callable[..., Tensor]] = {}
+        if second:
+            check_same_latents(network, second)
+
+    def place(
+        self,
+        *,
+        dtype: str = "float32",
+        compile: bool = False,
+        device: str = "auto",
+        tf32: bool = False,
+        backend: str = "inductor",
+    ) -> FluxAudioGenerator:
+        """Moves all parts to a device and chooses how the networks compute; for a copy that samples and never trains.
+
+        Weights that are loaded afterwards are copied into what is here: they take its dtype and nothing compiles anew.
+
+        Args:
+            dtype: of the networks' weights; "bfloat16" keeps QK norm, solver state and latents in float32.
+            compile: torch.compile of the velocity with `backend`; takes a minute or more at the first batch, and once
+                more when a batch of another size comes.
+            device: "auto", "cpu" or "cuda". tf32: allowed in float32 products on CUDA, in the whole process.
+        Raises:
+            ValueError: an unknown dtype or device, or CUDA where there is none.
+        """
+        where, weights = choose_device(device), choose_dtype(dtype)
+        if where.type == "cuda":
+            allow_tf32(tf32)
+        for part in (self.network, self.second, self.autoencoder, self._vocode):
+            if isinstance(part, nn.Module):
+                part.to(where)
+        for network in filter(None, (self.network, self.second)):
+            cast_layers(network, weights)
+            if compile:
+                self._compiled[network] = torch.compile(network.predict_flow, backend=backend)
+        return self
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """{"text", "text_c"} of the prompts."""
@@ -161,31 +238,76 @@ class FluxAudioGenerator:
         self.network.train(was_training)
         return latents.float()
 
-    def _velocity(self, prompts: Sequence[str], settings: SamplingSettings) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided velocity, with the text of both branches projected here, once."""
-        size, device = len(prompts), self.network.latent_mean.device
-        positive = {key: value.to(device) for key, value in self.encode_prompts(prompts).items()}
-        cond = self.network.preprocess_conditions(positive["text"], positive["text_c"])
-        score = torch.full((size,), torch.nan if settings.score is None else settings.score, device=device)
-        if settings.guidance < 1:
-            return lambda x, t: self.network.predict_flow(x, t, cond, score)
-        negative = None
-        if settings.negative_prompt:
-            features = self.encode_prompts([settings.negative_prompt])
-            negative = (features["text"].to(device), features["text_c"].to(device))
-        empty = self.network.get_empty_conditions(size, negative)
-        both = Conditions(*(torch.cat(pair) for pair in zip(cond, empty, strict=True)))
+    def _velocity(self, prompts: Sequence[str], settings: SamplingSettings) -> Velocity:
+        """The guided velocity of one network, or of two with a crossover between them."""
+        positive = self.encode_prompts([settings.prompt_prefix + prompt for prompt in prompts])
+        negative = self.encode_prompts([settings.negative_prompt]) if settings.negative_prompt else None
+        velocity = self._guided(self.network, positive, negative, settings)
+        if settings.crossover_t is None:
+            return velocity
+        if self.second is None:
+            raise ValueError(
+                f"crossover_t is {settings.crossover_t}, but this generator has one network only; give it a second "
+                "(option crossover: CHECKPOINT) or leave crossover_t out"
+            )
+        return crossover(velocity, self._guided(self.second, positive, negative, settings), settings.crossover_t)
+
+    def _guided(
+        self,
+        network: FluxAudio,
+        positive: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        settings: SamplingSettings,
+    ) -> Velocity:
+        """Velocity of a network under its schedule, with the text of both branches projected here, once."""
+        weights, size = network.t_embed.mlp[0].weight, len(positive["text"])
+        predict = self._compiled.get(network, network.predict_flow)
+
+        def features(of: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return of["text"].to(weights), of["text_c"].to(weights)
+
+        def branch(cond: Conditions, score: Tensor) -> Velocity:
+            return lambda x, t: predict(x.to(weights.dtype), t, cond, score).float()
+
+        cond = network.preprocess_conditions(*features(positive))
+        value = torch.nan if settings.score is None else settings.score
+        score = torch.full((size,), value, device=weights.device)
+        if not settings.is_guided:
+            return branch(cond, score)
+        empty = {"text": network.empty_string_feat[None], "text_c": network.empty_string_feat_c[None]}
+        null = network.get_empty_conditions(size, features(negative or empty))
+        both = Conditions(*(torch.cat(pair) for pair in zip(cond, null, strict=True)))
         scores = torch.cat([score, torch.full_like(score, torch.nan)])
-        return joint_guidance(lambda x, t: self.network.predict_flow(x, t, both, scores), settings.guidance)
+        return scheduled_guidance(branch(cond, score), branch(both, scores), settings.schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, L, D] through autoencoder and vocoder: [B, T].
+        """Latents [B, L, D] through autoencoder and vocoder: [B, T], T as `clip_samples` says.
 
-        One clip at a time: phase retrieval magnifies the last bits in which batches of different sizes differ.
+        The mini stack decodes one clip at a time: its phase retrieval magnifies the last bits in which batches of
+        different sizes differ.
         """
         clips = self.network.unnormalise(latents.to(self.network.latent_mean.device)).transpose(1, 2)
-        return torch.cat([self._vocode(self.autoencoder.decode(z)).clamp(-1, 1) for z in clips.split(1)])
+        parts = [self._vocode(self.autoencoder.decode(z)).clamp(-1, 1) for z in clips.split(self.decode_batch)]
+        waveforms = torch.cat(parts)
+        if self.clip_samples is None:
+            return waveforms
+        return F.pad(waveforms, (0, self.clip_samples - waveforms.shape[1]))  # a negative pad cuts
+
+
+def check_same_latents(network: FluxAudio, second: FluxAudio) -> None:
+    """Two networks may share one trajectory only if they see the same latents under the same statistics.
+
+    Raises:
+        ValueError: the first statistic that differs.
+    """
+    for name in ("latent_mean", "latent_std"):
+        a, b = getattr(network, name), getattr(second, name)
+        if a.shape != b.shape or not torch.equal(a, b):
+            raise ValueError(
+                f"crossover: {name} of the second network (shape {tuple(b.shape)}) is not that of the first (shape "
+                f"{tuple(a.shape)}); both must be trained on latents of one autoencoder with one normalisation"
+            )
 
 
 def mini_generator(text_encoder: str = "auto", assets: Path | None = None) -> FluxAudioGenerator:

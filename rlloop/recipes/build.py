@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from rlloop.config import Config
+from rlloop.config import Config, Generator, Role
+
+GENERATORS = {
+    "mini": "rlloop.models.policy:mini_generator",
+    "fluxaudio": "rlloop.models.official:official_generator",
+}
 
 
 def load_target(path: str) -> Any:
@@ -23,13 +31,67 @@ def load_target(path: str) -> Any:
         raise ValueError(f"'{path}' cannot be imported: {error}") from error
 
 
-def build_generator(config: Config) -> Any:
-    """The generator (rlloop.models.policy.Generator), with the weights that it ships with."""
-    if config.generator.target == "mini":
-        from rlloop.models.policy import mini_generator
+def generator_builder(config: Config) -> Callable[[], Any]:
+    """What builds the generator, its options checked but nothing loaded.
 
-        return mini_generator(text_encoder=config.generator.text_encoder, **config.generator.options)
-    return load_target(config.generator.target)(**config.generator.options)
+    Raises:
+        ValueError: the target cannot be imported, or an option is missing or unknown.
+    """
+    settings = config.generator
+    function = load_target(GENERATORS.get(settings.target, settings.target))
+    options = dict(settings.options)
+    if settings.target == "mini":
+        options.setdefault("text_encoder", settings.text_encoder)
+    check_options(function, options, settings)
+    return partial(function, **options)
+
+
+def check_options(function: Callable, options: Mapping[str, Any], settings: Generator) -> None:
+    """Every option must be an argument of the target, and every argument without a default an option.
+
+    Raises:
+        ValueError: the first that is not; names what is allowed.
+    """
+    parameters = inspect.signature(function).parameters
+    placed = settings.placement if settings.target in GENERATORS else {}
+    allowed = [name for name in parameters if name not in placed]
+    is_open = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in options:
+        if name in placed:
+            raise ValueError(
+                f"generator.options.{name} belongs to the sampler's copy alone: set generator.{name} instead"
+            )
+        if name not in allowed and not is_open:
+            raise ValueError(f"generator.options.{name} is unknown; '{settings.target}' takes {', '.join(allowed)}")
+    for name, parameter in parameters.items():
+        is_named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if is_named and parameter.default is inspect.Parameter.empty and name not in options:
+            raise ValueError(f"generator.options.{name} is missing; '{settings.target}' takes {', '.join(allowed)}")
+
+
+def build_generator(config: Config) -> Any:
+    """The generator (rlloop.models.policy.Generator), with the weights that it ships with, as it is trained."""
+    return generator_builder(config)()
+
+
+def place_generator(generator: Any, config: Config, role: Role) -> Any:
+    """The generator as the samplers of a role run it: on its device, in its dtype, perhaps compiled.
+
+    Raises:
+        ValueError: the configuration asks for what this generator or this machine does not have.
+    """
+    placement, defaults = config.generator.placement, Generator().placement
+    if not hasattr(generator, "place"):
+        for name, value in placement.items():
+            if value != defaults[name]:
+                raise ValueError(
+                    f"generator.{name} is {value}, but '{config.generator.target}' has no place() method to do it; "
+                    f"set it to {defaults[name]}"
+                )
+        return generator
+    if placement["device"] == "auto" and not role.num_gpus:  # Ray shows every process all GPUs of its node
+        placement["device"] = "cpu"
+    return generator.place(**placement)
 
 
 def build_rewards(names: list[str], config: Config) -> list[Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlloop.config import Config, Sampling
-from rlloop.recipes.build import build_generator
+from rlloop.config import Config, Role, Sampling
+from rlloop.recipes.build import build_generator, place_generator
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Sample:
 class Sampler:
     """Holds a generator and the version of its weights. `load` swaps weights in, `sample` draws clips."""
 
-    def __init__(self, config: Config, threads: int) -> None:
+    def __init__(self, config: Config, role: Role) -> None:
         import torch
 
-        torch.set_num_threads(threads)
-        self.generator = build_generator(config)
+        torch.set_num_threads(role.threads)
+        self.generator = place_generator(build_generator(config), config, role)
         self.version: int | None = None
 
     def load(self, arrays: Mapping[str, np.ndarray], version: int) -> None:
-        """Loads published weights.
+        """Copies published float32 weights into the network, whatever its dtype and device.
 
         Raises:
             ValueError: names or shapes that are not the network's.
@@ -55,14 +55,14 @@ class Sampler:
             )
             latents = latents.to(torch.float16)
             audio = self.generator.decode(latents.float())
-        return Sample(latents.numpy(), audio.float().numpy(), self.generator.sample_rate_hz)
+        return Sample(latents.cpu().numpy(), audio.float().cpu().numpy(), self.generator.sample_rate_hz)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """[C, L, D] -> [C, T] float32."""
         import torch
 
         with torch.inference_mode():
-            return self.generator.decode(torch.from_numpy(np.array(latents, dtype=np.float32))).float().numpy()
+            return self.generator.decode(torch.from_numpy(np.array(latents, dtype=np.float32))).float().cpu().numpy()
 
 
 def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,12 @@
-"""The generator interface on a small FluxAudio: seeds, guidance, batches, and weight files that are wrong."""
+"""The generator on a small FluxAudio: seeds, guidance, batches, arithmetic, and weight files that are wrong."""
+
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from rlloop.config import Sampling
 from rlloop.models.fluxaudio import FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MelSettings
 from rlloop.models.policy import (
@@ -15,6 +18,7 @@ from rlloop.models.policy import (
     mini_generator,
 )
 from rlloop.models.vocoder import FilterbankInverse, MelInversion
+from rlloop.recipes.sampler import load_arrays, network_arrays
 from rlloop.weights import load_safetensors
 from tests.golden.cases import fill
 
@@ -40,10 +44,24 @@ def encode(prompts: list[str]) -> dict[str, torch.Tensor]:
     }
 
 
+def make(spec: GeneratorSpec = SPEC, **settings) -> FluxAudioGenerator:
+    network, autoencoder = fill(FluxAudio(spec.network)), fill(build_autoencoder(spec))
+    vocode = MelInversion(spec.mel, FilterbankInverse(spec.mel))
+    return FluxAudioGenerator(spec, network, autoencoder, vocode, encode, **settings)
+
+
 @pytest.fixture(scope="module")
 def generator() -> FluxAudioGenerator:
-    network, autoencoder = fill(FluxAudio(SPEC.network)), fill(build_autoencoder(SPEC))
-    return FluxAudioGenerator(SPEC, network, autoencoder, MelInversion(SPEC.mel, FilterbankInverse(SPEC.mel)), encode)
+    return make()
+
+
+def halved(network: FluxAudio) -> FluxAudio:
+    """Another network with the same latent statistics: half the velocity."""
+    other = FluxAudio(network.spec)
+    other.load_state_dict(network.state_dict())
+    for parameter in other.final_layer.conv.parameters():
+        parameter.data *= 0.5
+    return other
 
 
 def test_shapes(generator):
@@ -128,6 +146,117 @@ def test_shipped_stack():
     assert latents.shape == (1, 156, 32) and audio.shape == (1, 79_872) and mini.sample_rate_hz == 16_000
     assert 0.01 < audio.square().mean().sqrt() < 0.5
     assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 20e6
+
+
+def test_the_configuration_has_the_same_settings_with_the_same_defaults():
+    assert SamplingSettings(**Sampling().model_dump()) == SamplingSettings()
+    assert [field.name for field in fields(SamplingSettings)] == list(Sampling.model_fields)
+
+
+def test_guidance_modes_reduce_to_the_constant_one(generator):
+    """A full interval and an annealing to the same weight are constant guidance; an interval out of reach is none."""
+    base = SamplingSettings(num_steps=4, guidance=2.0)
+    expected = generator.sample_latents(PROMPTS, SEEDS, base)
+    for same in (replace(base, guidance_interval=(0.0, 1.0)), replace(base, guidance_end=2.0)):
+        assert torch.equal(generator.sample_latents(PROMPTS, SEEDS, same), expected)
+    none = generator.sample_latents(PROMPTS, SEEDS, replace(base, guidance=0.0))
+    out_of_reach = replace(base, guidance_interval=(0.1, 0.2))  # four steps ask at 1, 0.75, 0.5 and 0.25
+    assert torch.equal(generator.sample_latents(PROMPTS, SEEDS, out_of_reach), none)
+    for other in (replace(base, guidance_interval=(0.4, 1.0)), replace(base, guidance_end=0.0)):
+        latents = generator.sample_latents(PROMPTS, SEEDS, other)
+        assert (latents - expected).abs().max() > 1e-3 and (latents - none).abs().max() > 1e-3
+
+
+def test_prefix_goes_before_the_prompt_and_not_before_the_negative_one(generator):
+    base = SamplingSettings(num_steps=2, negative_prompt="hiss")
+    prefixed = generator.sample_latents(["a"], [1], replace(base, prompt_prefix="good "))
+    assert torch.equal(prefixed, generator.sample_latents(["good a"], [1], base))
+
+
+def test_crossover_runs_one_network_then_the_other(generator):
+    """Beyond its ends one network does it all; between, the first half is the first network's."""
+    second = halved(generator.network)
+    both = make(second=second)
+    settings = SamplingSettings(num_steps=4, guidance=2.0)
+    one = generator.sample_latents(PROMPTS, SEEDS, settings)
+    assert torch.equal(both.sample_latents(PROMPTS, SEEDS, settings), one)
+    assert torch.equal(both.sample_latents(PROMPTS, SEEDS, replace(settings, crossover_t=0.0)), one)
+    alone = make()
+    load_arrays(alone.network, network_arrays(second))
+    only_second = both.sample_latents(PROMPTS, SEEDS, replace(settings, crossover_t=1.0))
+    assert torch.equal(only_second, alone.sample_latents(PROMPTS, SEEDS, settings))
+    between = both.sample_latents(PROMPTS, SEEDS, replace(settings, crossover_t=0.5))
+    assert all((between - other).abs().max() > 1e-3 for other in (one, only_second))
+
+
+def test_crossover_needs_a_second_network_of_the_same_latents(generator):
+    with pytest.raises(ValueError, match="crossover_t is 0.5, but this generator has one network only"):
+        generator.sample_latents(["a"], [1], replace(SHORT, crossover_t=0.5))
+    other = halved(generator.network)
+    other.latent_std.data += 0.1
+    with pytest.raises(ValueError, match="latent_std of the second network"):
+        make(second=other)
+
+
+def test_decoded_clips_are_padded_or_cut_to_their_length(generator):
+    latents = generator.sample_latents(PROMPTS, SEEDS, SHORT)
+    whole = generator.decode(latents)
+    longer, shorter = (make(replace(SPEC, clip_seconds=n / 16_000)).decode(latents) for n in (1300, 1000))
+    assert whole.shape[1] == 1280 and longer.shape[1] == 1300 and shorter.shape[1] == 1000
+    assert torch.equal(longer[:, :1280], whole) and not longer[:, 1280:].any()
+    assert torch.equal(shorter, whole[:, :1000])
+
+
+def test_decoding_in_batches_changes_no_latent_of_the_mel(generator):
+    """The autoencoder agrees across batches; only phase retrieval magnifies the last bits."""
+    latents = generator.sample_latents(PROMPTS, SEEDS, SHORT)
+    z = generator.network.unnormalise(latents).transpose(1, 2)
+    alone = torch.cat([generator.autoencoder.decode(one) for one in z.split(1)])
+    assert (generator.autoencoder.decode(z) - alone).abs().max() < 1e-4 * alone.abs().max()
+    assert make(decode_batch=2).decode(latents).shape == generator.decode(latents).shape
+
+
+def test_bfloat16_is_near_and_takes_float32_weights(generator):
+    placed = make().place(dtype="bfloat16", device="cpu")
+    assert placed.network.fused_blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    kept = (placed.network.fused_blocks[0].attn.q_norm.weight, placed.network.latent_std)
+    assert all(value.dtype == torch.float32 for value in kept)
+    exact = generator.sample_latents(PROMPTS, SEEDS, SHORT)
+    rough = placed.sample_latents(PROMPTS, SEEDS, SHORT)
+    assert rough.dtype == torch.float32
+    assert 1e-4 < (rough - exact).abs().max() / exact.abs().max() < 0.1
+    load_arrays(placed.network, network_arrays(halved(generator.network)))
+    assert placed.network.final_layer.conv.weight.dtype == torch.bfloat16
+    assert (placed.sample_latents(PROMPTS, SEEDS, SHORT) - rough).abs().max() > 0.1
+
+
+def test_new_weights_reach_a_compiled_network_without_compiling_again(generator):
+    """What is traced and guarded is the same for every backend; the default one takes a minute to write its code."""
+    compiled = make().place(compile=True, device="cpu", backend="eager")
+    expected = generator.sample_latents(PROMPTS, SEEDS, SHORT)
+    assert (compiled.sample_latents(PROMPTS, SEEDS, SHORT) - expected).abs().max() < 1e-5 * expected.abs().max()
+    new = halved(generator.network)
+    load_arrays(compiled.network, network_arrays(new))
+    other = make()
+    load_arrays(other.network, network_arrays(new))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        found = compiled.sample_latents(PROMPTS, SEEDS, SHORT)
+        with pytest.raises(RuntimeError, match="recompile"):  # so the line above can fail
+            compiled.sample_latents(PROMPTS[:2], SEEDS[:2], SHORT)
+    expected = other.sample_latents(PROMPTS, SEEDS, SHORT)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"dtype": "float16"}, "dtype 'float16' is not one of float32, bfloat16"),
+        ({"device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda"),
+    ],
+)
+def test_bad_placement(placement, message):
+    with pytest.raises(ValueError, match=message):
+        make().place(**placement)
 
 
 EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}

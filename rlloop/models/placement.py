@@ -1,0 +1,53 @@
+"""Where a sampler's networks run and in which arithmetic; the trained network itself stays float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto (CUDA where there is one, else the CPU), cpu or cuda.
+
+    Raises:
+        ValueError: an unknown name, or cuda where there is none.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device {name!r} is not one of {', '.join(DEVICES)}")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise ValueError("device is cuda, but this process sees no CUDA device; set it to auto or cpu")
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """float32 or bfloat16 by name.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def cast_layers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the weights of linear and convolution layers, and whatever else is learned, in place.
+
+    What the network itself stores without learning it (latent statistics, empty features), buffers, and the gains of
+    the QK norm stay as they are: the norm is computed in float32 (reference.md section 12.1, point 3).
+    """
+    for module in network.modules():
+        if module is network or isinstance(module, nn.RMSNorm):
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+
+
+def allow_tf32(is_allowed: bool) -> None:
+    """Whether CUDA rounds the inputs of float32 products and convolutions to TF32; holds for the whole process."""
+    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = is_allowed
