@@ -19,14 +19,32 @@ from torch import Tensor
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02"
 LFS_POINTER = b"version https://git-lfs"
-# The CLAP checkpoints carry their optimizer, whose learning rate is a numpy number: data, like a Python one. Torch wants
-# the function named as the file names it, and numpy 1 and 2 differ.
-NUMBER_OF = np.float64(0).__reduce__()[0]  # numpy's function of a dtype and its bytes
+KINDS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
+
+
+class _Dtype:
+    """Stands for numpy's dtype in a pickle: of a plain number or refused, and its state is not looked at."""
+
+    def __init__(self, kind: str, *flags: object):
+        if kind not in KINDS:
+            raise ValueError(f"a numpy number of type {kind!r} is not read")
+        self.kind = kind
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _number(dtype: _Dtype, raw: bytes) -> float | int | bool:
+    """Stands for numpy's function of a dtype and its bytes."""
+    return np.frombuffer(raw, np.dtype(dtype.kind), count=1)[0].item()
+
+
+# The CLAP checkpoints carry their optimizer, whose learning rate is a numpy number: data, like a Python one. Torch
+# wants a function named as the file names it; numpy 1 and 2 differ.
 NUMPY_NUMBERS = [
-    (NUMBER_OF, "numpy.core.multiarray.scalar"),
-    (NUMBER_OF, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+    (_Dtype, "numpy.dtype"),
 ]
 
 
