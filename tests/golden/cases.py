@@ -1,14 +1,16 @@
 """Reads the golden cases beside this file: outputs of the reference implementation on weights drawn by weights.py."""
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.golden.weights import array, value
+from rlloop.recipes.golden_rule import array, fill
 
+__all__ = ["FOLDER", "arrays", "case", "drawn_inputs", "fill", "published"]
 FOLDER = Path(__file__).parent
 
 
@@ -32,8 +34,8 @@ def drawn_inputs(name: str) -> dict[str, Tensor]:
     }
 
 
-def fill(module: nn.Module, salt: int = 0) -> nn.Module:
-    """Fills a module's state dict by the rule; in eval mode."""
-    state = {key: torch.from_numpy(value(key, tuple(old.shape), salt)) for key, old in module.state_dict().items()}
-    module.load_state_dict(state)
-    return module.eval()
+def published(name: str) -> dict[str, str]:
+    """Keys of a published state dict and their shapes as tuples in writing."""
+    path = FOLDER / f"statedict_{name}.tsv"
+    text = path.read_text(encoding="utf-8") if path.exists() else gzip.open(f"{path}.gz", "rt").read()
+    return dict(row.split("\t")[:2] for row in text.splitlines())
