@@ -129,3 +129,12 @@ def deadly_generator(marker: str) -> TinyGenerator:
 
     generator.sample_latents = once
     return generator
+
+
+class Broken:
+    """Fails whatever it is given."""
+
+    name = "Broken"
+
+    def score(self, clips) -> list[FakeScore]:
+        raise RuntimeError("out of order")

@@ -8,20 +8,26 @@ import torch
 import torchaudio
 
 
-def read_audio(path: Path | str, sample_rate_hz: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(
+    path: Path | str, sample_rate_hz: int | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
     """Reads a file that libsndfile knows (wav, flac, ogg, mp3), mixed down to mono.
 
     Args:
         sample_rate_hz: wanted rate; None keeps the file's.
+        max_seconds: a file that its header makes longer is refused before it is decoded.
     Returns:
         [T] float32 within about ±1, and its rate in Hz.
     Raises:
-        ValueError: the file is missing, empty, or not audio.
+        ValueError: the file is missing, empty, too long, or not audio.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected an audio file (wav, flac, ogg, mp3)")
     try:
+        seconds = soundfile.info(path).duration
+        if max_seconds is not None and seconds > max_seconds:
+            raise ValueError(f"{path}: {seconds:.0f} s long, expected at most {max_seconds:g} s")
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(

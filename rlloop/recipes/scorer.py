@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlloop.config import Config, score_name
 from rlloop.recipes.build import build_rewards
+
+if TYPE_CHECKING:
+    from rlloop.rewards.base import Clip
 
 Scores = list[dict[str, float | None]]
 Reasons = list[dict[str, str]]
@@ -24,20 +28,29 @@ class Scorer:
         self.rewards = build_rewards(names, config)
 
     def score(self, audio: np.ndarray, sample_rate_hz: int, prompts: Sequence[str]) -> tuple[Scores, Reasons]:
-        """Scores clips.
+        """Scores a ticket's clips.
 
         Args:
             audio: [C, T] float32.
             prompts: C texts.
         Returns:
-            per clip: name -> score (None where missing), and name -> reason of each missing one.
+            see score_clips.
         """
         from rlloop.rewards.base import Clip
 
-        clips = [Clip(wave, sample_rate_hz, prompt) for wave, prompt in zip(audio, prompts, strict=True)]
+        return self.score_clips(
+            [Clip(wave, sample_rate_hz, prompt) for wave, prompt in zip(audio, prompts, strict=True)]
+        )
+
+    def score_clips(self, clips: Sequence[Clip]) -> tuple[Scores, Reasons]:
+        """Scores clips of any lengths and rates.
+
+        Returns:
+            per clip: name -> score (None where missing), and name -> reason of each missing one.
+        """
         scores: Scores = [{} for _ in clips]
         reasons: Reasons = [{} for _ in clips]
-        for name, reward in zip(self.names, self.rewards, strict=True):
+        for name, reward in zip(self.names, self.rewards, strict=True) if clips else ():
             for index, (value, reason) in enumerate(self._score_one(reward, clips)):
                 scores[index][name] = value
                 if value is None:

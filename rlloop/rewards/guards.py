@@ -7,6 +7,7 @@ import numpy as np
 from rlloop.rewards.base import Clip, Score
 
 MIN_SECONDS = 1.0  # a third of the ear's 3 s patch; less would be the same second heard many times
+MAX_SECONDS = 300.0  # a whole track; what is longer is scored in segments, which is another reward (section 8.1)
 SILENCE_DBFS = -60.0  # the quietest of 240 real clips lies at -38 dBFS
 CLIPPED_LEVEL = 0.999
 MAX_CLIPPED_SHARE = 0.01  # 240 real clips, loud ones included, have at most 0.0002: fifty times that is distortion
@@ -22,6 +23,8 @@ def refuse(clip: Clip) -> str | None:
     seconds = len(audio) / clip.sample_rate_hz
     if seconds < MIN_SECONDS:
         return f"too short: {seconds:.2f} s, expected at least {MIN_SECONDS:g} s"
+    if seconds > MAX_SECONDS:
+        return f"too long: {seconds:.0f} s, expected at most {MAX_SECONDS:g} s"
     if not np.isfinite(audio).all():
         return f"non-finite: {np.count_nonzero(~np.isfinite(audio))} of {len(audio)} samples"
     rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
