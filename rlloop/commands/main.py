@@ -1,4 +1,7 @@
-"""The `rlloop` command. A verb is a module of this package with a function `run`; its file name is the verb."""
+"""The `rlloop` command. A verb is a module of this package with a function `run`; its file name is the verb.
+
+A verb with verbs of its own has a typer `app` instead.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,15 @@ def one_line_errors(verb):
 
 
 for _, name, _ in pkgutil.iter_modules(rlloop.commands.__path__):
-    if name != "main":
-        verb = importlib.import_module(f"rlloop.commands.{name}").run
-        app.command(name.replace("_", "-"))(one_line_errors(verb))
+    if name == "main":
+        continue
+    verb = importlib.import_module(f"rlloop.commands.{name}")
+    if hasattr(verb, "app"):
+        for command in verb.app.registered_commands:
+            command.callback = one_line_errors(command.callback)
+        app.add_typer(verb.app, name=name.replace("_", "-"))
+    else:
+        app.command(name.replace("_", "-"))(one_line_errors(verb.run))
 
 
 if __name__ == "__main__":

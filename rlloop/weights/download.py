@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # requests holds a chunk back until it is full, so an interruption loses one
 MAX_WAIT_S = 30.0
 ON_ITS_WAY = {408, 425, 429, 500, 502, 503, 504}  # worth another try
 FINAL = (  # not worth another try
@@ -48,7 +48,7 @@ class Network:
     connect_s: float = 10.0
     read_s: float = 30.0
     tries: int = 4
-    backoff_s: float = 1.0
+    backoff_s: float = 0.5
 
     @classmethod
     def from_environment(cls) -> Network:
@@ -127,16 +127,8 @@ def _attempt(remote: Remote, part: Path, network: Network, report: Report) -> st
             remote.url, headers=headers, stream=True, timeout=(network.connect_s, network.read_s)
         ) as response:
             return _receive(response, remote, part, kept, report)
-    except (
-        requests.exceptions.SSLError,
-        requests.exceptions.ProxyError,
-        requests.exceptions.TooManyRedirects,
-    ) as error:
-        raise ValueError(
-            f"{remote.name}: {type(error).__name__}; check proxy and certificates of this machine"
-        ) from None
-    except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
-        raise ValueError(f"{remote.name}: is no address of a file; check HF_ENDPOINT") from None
+    except FINAL as error:
+        raise ValueError(f"{remote.name}: {type(error).__name__}; check the address, proxy and certificates") from None
     except requests.exceptions.RequestException as error:
         raise Interrupted(_reason(error, network)) from None
 

@@ -48,7 +48,10 @@ def fetch(entry: Entry, network: Network, report_of: ReportOf = lambda entry, fi
             )
         require_space(entry, missing)
         for file in missing:
-            _fetch_file(entry, file, network, report_of(entry, file))
+            if file.content:
+                write_content(entry, file)
+            else:
+                _fetch_file(entry, file, network, report_of(entry, file))
     return len(missing)
 
 
@@ -92,11 +95,6 @@ def require_space(entry: Entry, files: list[File]) -> None:
 
 
 def _fetch_file(entry: Entry, file: File, network: Network, report: Report) -> None:
-    if file.content:
-        part = partial(entry, file)
-        part.parent.mkdir(exist_ok=True)
-        part.write_text(file.content)
-        return _put_in_place(entry, file, part, Remote("", "rlloop"), "")
     problems = []
     for source in file.sources:
         try:
@@ -106,6 +104,14 @@ def _fetch_file(entry: Entry, file: File, network: Network, report: Report) -> N
         except ValueError as error:
             problems.append(str(error))
     raise ValueError(f"weights {entry.name}: " + "; then ".join(problems))
+
+
+def write_content(entry: Entry, file: File) -> None:
+    """Puts a file in place whose text the catalogue has."""
+    part = partial(entry, file)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(file.content)
+    _put_in_place(entry, file, part, Remote("", "rlloop"), "")
 
 
 def offer(entry: Entry, file: File, source: Hub | Url, network: Network) -> Remote:

@@ -95,19 +95,23 @@ def kind_of(checksum: str) -> str:
     return checksum.split(":", 1)[0]
 
 
+def first_wrong(found: dict[str, str], expected: tuple[str, ...]) -> str:
+    """ "sha256 is ..., expected ..." for the first checksum that does not hold; nothing where all do."""
+    for checksum in expected:
+        kind = kind_of(checksum)
+        if found[kind] != checksum:
+            return f"{kind} is {found[kind].split(':')[1]}, expected {checksum.split(':')[1]}"
+    return ""
+
+
 def wrong_checksum(path: Path, expected: tuple[str, ...]) -> tuple[str, str]:
     """Compares a file with all checksums that are expected of it.
 
     Returns:
-        its sha256 in hexadecimal, and what is wrong with it: "sha256 is ..., expected ...", or nothing.
+        its sha256 in hexadecimal, and what is wrong with it, if anything.
     """
     found = digests(path, {"sha256", *map(kind_of, expected)})
-    sha256 = found["sha256"].removeprefix("sha256:")
-    for checksum in expected:
-        kind = kind_of(checksum)
-        if found[kind] != checksum:
-            return sha256, f"{kind} is {found[kind].split(':')[1]}, expected {checksum.split(':')[1]}"
-    return sha256, ""
+    return found["sha256"].removeprefix("sha256:"), first_wrong(found, expected)
 
 
 @contextmanager
