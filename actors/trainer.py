@@ -145,6 +145,7 @@ class Worker:
             draw_example(
                 (self.config.seed, stage_number, number, index),
                 counts, phase.sources, self.generator.latent_shape, stage.text_drop, stage.score_drop,
+                stage.score_drop_mode,
             )
             for index in range(self.rank * share, (self.rank + 1) * share)
         ]  # fmt: skip

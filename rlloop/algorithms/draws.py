@@ -29,6 +29,7 @@ def draw_example(
     latent_shape: tuple[int, int],
     text_drop: float,
     score_drop: float,
+    score_drop_mode: str = "independent",
 ) -> Draw:
     """Draws example `key` = (run seed, stage, step of the run, index in the global batch).
 
@@ -36,8 +37,9 @@ def draw_example(
         rows: number of rows of each source; sources without rows are left out of the mixture.
         weights: mixture weight of each source.
         latent_shape: (L, D).
+        score_drop_mode: as `drops`.
     Raises:
-        ValueError: no source with a weight has a row.
+        ValueError: no source with a weight has a row, or an unknown mode.
     """
     rng = np.random.default_rng(np.random.SeedSequence([3, *key]))
     sources = [s for s in weights if rows.get(s) and weights[s] > 0]
@@ -47,6 +49,29 @@ def draw_example(
     source = sources[int(rng.choice(len(sources), p=share / share.sum()))]
     row = int(rng.integers(rows[source]))
     t = 1.0 / (1.0 + np.exp(-rng.standard_normal()))  # logit-normal(0, 1), reference.md section 3
-    drops_text, drops_score = rng.random() < text_drop, rng.random() < score_drop
+    drops_text, drops_score = drops(rng, key, text_drop, score_drop, score_drop_mode)
     noise = torch.from_numpy(rng.standard_normal(latent_shape, dtype=np.float32))
-    return Draw(source, row, noise, float(t), bool(drops_text), bool(drops_score))
+    return Draw(source, row, noise, float(t), drops_text, drops_score)
+
+
+def drops(
+    rng: np.random.Generator, key: tuple[int, int, int, int], text_drop: float, score_drop: float, mode: str
+) -> tuple[bool, bool]:
+    """Whether an example loses its text and whether it loses its score (reference.md section 4.4).
+
+    Every mode takes the same two numbers from `rng`, so that modes differ in nothing else that is drawn.
+
+    Args:
+        mode: "independent": per example, each by its own uniform; "tied": per example, both by one uniform, so at equal
+            rates both or none; "batch": one decision about the score for all examples of a step.
+    Raises:
+        ValueError: an unknown mode.
+    """
+    of_text, of_score = rng.random(), rng.random()
+    if mode == "tied":
+        of_score = of_text
+    elif mode == "batch":
+        of_score = np.random.default_rng(np.random.SeedSequence([4, *key[:-1]])).random()
+    elif mode != "independent":
+        raise ValueError(f"score_drop_mode '{mode}' is not one of independent, tied, batch")
+    return bool(of_text < text_drop), bool(of_score < score_drop)

@@ -5,7 +5,7 @@ Sizes are arguments, module and state-dict names are the published ones; officia
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,8 @@ from rlloop.models.transformer import (
 class FluxAudioSpec:
     """Sizes of a network. Defaults are FluxAudio-S at 44.1 kHz without score conditioning (section 2.1).
 
-    `depth` counts joint and fused blocks together; `score_variant` is None or a name of score_conditioning.VARIANTS.
+    `depth` counts joint and fused blocks together; `score_variant` is None or a name of score_conditioning.VARIANTS,
+    and the other score settings are those of `ScoreEmbedder` (`score_width` None is the network's width).
     """
 
     num_heads: int = 7
@@ -45,11 +46,22 @@ class FluxAudioSpec:
     block_kernel: int = 3
     use_rope: bool = True
     score_variant: str | None = None
+    score_fourier: str = "timestep"
+    score_features: int = 256
+    score_width: int | None = None
+    score_null: str | float = "learned"
 
     @property
     def hidden(self) -> int:
         """Width D of the network."""
         return self.num_heads * self.head_dim
+
+
+# Section 2.1. Between the rates only the latents differ.
+FLUXAUDIO_S_16K = FluxAudioSpec(latent_dim=20, latent_seq_len=312)
+FLUXAUDIO_S_44K = FluxAudioSpec()
+FLUXAUDIO_L_16K = replace(FLUXAUDIO_S_16K, num_heads=14)
+FLUXAUDIO_L_44K = replace(FLUXAUDIO_S_44K, num_heads=14)
 
 
 class Conditions(NamedTuple):
@@ -67,7 +79,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(256, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(fourier_features(t).to(t.dtype))
+        return self.mlp(fourier_features(t).to(self.mlp[0].weight.dtype))
 
 
 class FinalLayer(nn.Module):
@@ -118,11 +130,20 @@ class FluxAudio(nn.Module):
         self.final_layer = FinalLayer(d, spec.latent_dim, spec.io_kernel)
         if spec.score_variant is not None:
             self.score_variant = score_variant(spec.score_variant)
-            self.score_embed = ScoreEmbedder(d)
+            self.score_embed = ScoreEmbedder(
+                d,
+                spec.score_width,
+                spec.score_features,
+                spec.score_fourier,
+                spec.score_null,
+                has_projector=self.score_variant.prepends_token,
+            )
         self._initialise()
 
     def _initialise(self) -> None:
-        """Section 2.6: an untrained network predicts exactly zero."""
+        """Section 2.6: an untrained network predicts exactly zero. On the meta device there is nothing to draw."""
+        if self.latent_mean.is_meta:
+            return  # torch imports its compiler, for seconds, to draw a normal distribution there
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -155,6 +176,10 @@ class FluxAudio(nn.Module):
         text, text_c = negative or (self.empty_string_feat[None], self.empty_string_feat_c[None])
         return Conditions(*(h.expand(batch_size, *h.shape[1:]) for h in self.preprocess_conditions(text, text_c)))
 
+    def get_empty_score(self, batch_size: int) -> Tensor:
+        """[B] of NaN: no score, in the place where `predict_flow` takes one."""
+        return torch.full((batch_size,), torch.nan, device=self.latent_mean.device)
+
     def predict_flow(self, x: Tensor, t: Tensor, cond: Conditions, score: Tensor | None = None) -> Tensor:
         """Velocity at normalised latents x [B, L, D] and times t [B], t = 1 being noise.
 
@@ -166,7 +191,7 @@ class FluxAudio(nn.Module):
         c = (self.t_embed(t) + cond.pooled)[:, None]
         x, text = self.audio_input_proj(x), cond.text
         if hasattr(self, "score_embed"):
-            e = self.score_embed(t.new_full(t.shape, torch.nan) if score is None else score)
+            e = self.score_embed(self.get_empty_score(len(t)) if score is None else score)
             c, x, text = (
                 self.score_variant.condition(c, e),
                 self.score_variant.audio(x, e),
@@ -189,3 +214,25 @@ class FluxAudio(nn.Module):
         if not self.spec.use_rope:
             return None
         return rotary_table(tokens.shape[1], self.spec.head_dim, tokens.device)
+
+
+def with_variant(network: FluxAudio, variant: str) -> FluxAudio:
+    """A copy with the same weights whose forward pass injects the score as another variant does (section 4.3).
+
+    v1, v2 and v4 share their keys, and so do v3 and v5, which need a projector.
+
+    Raises:
+        ValueError: the two do not have the same keys.
+    """
+    spec = replace(network.spec, score_variant=variant)
+    with torch.device("meta"):
+        other = FluxAudio(spec)
+    state = network.state_dict()
+    differing = sorted(state.keys() ^ other.state_dict().keys())
+    if differing:
+        raise ValueError(
+            f"weights of score variant {network.spec.score_variant} do not fit {variant}: only one of the two has "
+            f"{differing[0]}; v1, v2 and v4 share their keys, and so do v3 and v5"
+        )
+    other.load_state_dict({key: value.clone() for key, value in state.items()}, assign=True)
+    return other.train(network.training)

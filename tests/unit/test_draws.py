@@ -11,7 +11,8 @@ from rlloop.algorithms.expert_iteration import ExpertIteration
 
 def draw(index=0, step=0, rows=None, weights=None, **drops):
     rows, weights = rows or {"current": 5}, weights or {"current": 1.0}
-    return draw_example((1, 0, step, index), rows, weights, (3, 2), drops.get("text", 0.1), drops.get("score", 0.1))
+    text, score, mode = drops.get("text", 0.1), drops.get("score", 0.1), drops.get("mode", "independent")
+    return draw_example((1, 0, step, index), rows, weights, (3, 2), text, score, mode)
 
 
 def test_a_draw_repeats_and_differs_between_indices_and_steps():
@@ -45,3 +46,28 @@ def test_the_loss_of_a_perfect_and_of_a_zero_prediction():
     batch = Batch(latents, noise, torch.tensor([0.2, 0.7]), {}, torch.tensor([0.5, float("nan")]))
     assert ExpertIteration().loss(lambda x, t, c, s: noise - latents, batch).item() == 0.0
     assert ExpertIteration().loss(lambda x, t, c, s: torch.zeros_like(x), batch).item() == pytest.approx(4.0)
+
+
+def test_modes_of_the_score_drop():
+    both = {mode: [draw(n, step, score=0.3, text=0.3, mode=mode) for step in range(200) for n in range(4)]
+            for mode in ("independent", "tied", "batch")}  # fmt: skip
+    for found in both.values():
+        assert [d.drops_text for d in found] == [d.drops_text for d in both["tied"]]
+        assert np.mean([d.drops_score for d in found]) == pytest.approx(0.3, abs=0.1)
+        assert torch.equal(found[3].noise, both["tied"][3].noise) and found[3].t == both["tied"][3].t
+    assert all(d.drops_text == d.drops_score for d in both["tied"])
+    together = [d.drops_text and d.drops_score for d in both["independent"]]
+    assert np.mean(together) == pytest.approx(0.09, abs=0.04)
+    steps = np.array([d.drops_score for d in both["batch"]]).reshape(200, 4)
+    assert np.array_equal(steps.all(axis=1), steps.any(axis=1)) and 0.2 < steps[:, 0].mean() < 0.4
+
+
+def test_tied_drops_are_nested_where_the_rates_differ():
+    found = [draw(n, text=0.5, score=0.2, mode="tied") for n in range(300)]
+    assert all(d.drops_text for d in found if d.drops_score)
+    assert np.mean([d.drops_score for d in found]) == pytest.approx(0.2, abs=0.07)
+
+
+def test_an_unknown_mode_is_an_error():
+    with pytest.raises(ValueError, match="score_drop_mode 'never' is not one of independent, tied, batch"):
+        draw(mode="never")
