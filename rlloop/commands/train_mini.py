@@ -16,10 +16,12 @@ def run(
         raise ValueError(f"{clips} holds no clips.jsonl; expected a folder of clips described by it")
     from rlloop.config import load
     from rlloop.models.policy import SamplingSettings
-    from rlloop.recipes import mini_card, mini_generator, mini_reward
+    from rlloop.recipes import mini_card, mini_generator, mini_reference, mini_reward
+    from rlloop.recipes.embedders import MINI_REFERENCE
 
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     mini_reward.train_mini_rewards(clips, out, work)
+    mini_reference.write_mini_reference(clips, out / MINI_REFERENCE.name)
     mini_generator.train_mini_generator(clips, out, work)
     mini_card.write_mini_card(clips, out, SamplingSettings(**load("mini").sampling.model_dump()))

@@ -21,6 +21,9 @@ ids 60 to 79 were kept out of all training (the word vectors behind `text_encode
 use, cover the words of all 80 prompts). The network is conditioned on the clip's TuneJury reward (v1, added to the
 global condition) and was trained from scratch with 10 % text and 10 % score dropout; the weights are a moving average.
 
+`frechet_musicnn.safetensors` is no network but the reference of `frechet_mini`: mean and covariance of musicnn's
+features over the 5 s windows of those training clips, two of each. They are statistics; no clip can be heard from them.
+
 ## Measured on the {num_prompts} held-out prompts
 
 Settings: {settings}.

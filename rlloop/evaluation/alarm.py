@@ -1,0 +1,151 @@
+"""The alarm: the training reward rises while a held-out judge falls over several evaluations.
+
+A rule, not a service: it is asked after every evaluation with all evaluations so far, and answers with findings. The
+chance that a judge without any true fall sets it off once in a whole run stays below `level`: every test that the plan
+foresees gets its share (Bonferroni), the judge's alone, whatever the reward does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlloop.evaluation.statistics import Scores
+from rlloop.evaluation.trends import Trend, score_trend, shift_trend, squared_shifts
+
+MIN_EVALUATIONS = 3  # "several": the start and two more
+REWARD_P = 0.05  # of the reward's rise; a condition, so it costs no false alarm
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """One evaluated version.
+
+    `scores`: name -> [P, S]; `embeddings`: name of a judge that is a shift -> [P, S, D]; None or NaN where missing.
+    """
+
+    version: int
+    scores: Mapping[str, Scores]
+    embeddings: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one judge did from `first_version` to `version`.
+
+    `change` is the judge's over the span, by its slope; a shift gets worse by growing. `level` is what `p_value`
+    was compared with. `best_version` is the evaluated version of the span that the judge liked best.
+    """
+
+    judge: str
+    first_version: int
+    version: int
+    change: float
+    p_value: float
+    level: float
+    reward_change: float
+    reward_p_value: float
+    best_version: int
+
+    @property
+    def is_alarm(self) -> bool:
+        return self.p_value <= self.level and self.reward_p_value <= REWARD_P
+
+    def __str__(self) -> str:
+        return (
+            f"from version {self.first_version} to {self.version} the reward changed by {self.reward_change:+.3f} "
+            f"(p {self.reward_p_value:.1g}) and {self.judge} by {self.change:+.3f} (p {self.p_value:.1g} that it got "
+            f"worse, level {self.level:.1g}); {self.judge} was best at version {self.best_version}"
+        )
+
+
+def spans(num_evaluations: int, window: int) -> list[int]:
+    """Lengths of the spans that end with the newest evaluation: all of them, and the last `window`."""
+    if num_evaluations < MIN_EVALUATIONS:
+        return []
+    return sorted({num_evaluations, max(MIN_EVALUATIONS, min(window, num_evaluations))}, reverse=True)
+
+
+def corrected_level(level: float, num_planned: int, window: int, num_judges: int) -> float:
+    """The share of one test: all spans of all looks of a run of `num_planned` evaluations, for every judge."""
+    num_tests = sum(len(spans(count, window)) for count in range(1, num_planned + 1))
+    return level / max(1, num_tests * num_judges)
+
+
+def look(
+    history: Sequence[Evaluated],
+    reward: str,
+    judges: Sequence[str],
+    *,
+    num_planned: int,
+    references: Mapping[str, np.ndarray] | None = None,
+    window: int = 4,
+    level: float = 0.05,
+) -> list[Finding]:
+    """Findings about the newest evaluation, one a judge and span; `[f for f in ... if f.is_alarm]` is the alarm.
+
+    Args:
+        history: all evaluations so far, by version, on the same prompts and seeds.
+        reward: the score that is trained on.
+        judges: scores, or shifts, for which `references` has the mean [D]; nothing that is selected by or trained on.
+        num_planned: evaluations that the whole run will make; more than planned are shared out as if planned.
+        window: evaluations of the short span, which sees a judge fall that had risen before.
+        level: bound on the chance of a false alarm over the whole run, all judges together.
+    Raises:
+        ValueError: no evaluation has a judge's name.
+    """
+    references = references or {}
+    share = corrected_level(level, max(num_planned, len(history)), window, len(judges))
+    findings = []
+    for length in spans(len(history), window):
+        span = history[len(history) - length :]
+        versions = [evaluated.version for evaluated in span]
+        rise = score_trend(_scores(span, reward), versions, direction=1)
+        for judge in judges:
+            trend, best = _judge(span, versions, judge, references.get(judge), share)
+            findings.append(
+                Finding(
+                    judge,
+                    versions[0],
+                    versions[-1],
+                    trend.change,
+                    trend.p_value,
+                    share,
+                    rise.change,
+                    rise.p_value,
+                    best,
+                )
+            )
+    return findings
+
+
+def _judge(
+    span: Sequence[Evaluated], versions: list[int], judge: str, reference: np.ndarray | None, level: float
+) -> tuple[Trend, int]:
+    """The trend of one judge, and the version it liked best."""
+    if reference is None:
+        scores = _scores(span, judge)
+        means = [np.nanmean(one) if np.isfinite(one).any() else -np.inf for one in scores]
+        return score_trend(scores, versions, direction=-1), versions[int(np.argmax(means))]
+    embeddings = np.stack([_known(evaluated.embeddings, judge, evaluated.version) for evaluated in span])
+    far = [squared_shift(one.reshape(-1, one.shape[-1]), reference) for one in embeddings]
+    return shift_trend(embeddings, versions, reference, level=level), versions[int(np.argmin(far))]
+
+
+def squared_shift(embeddings: np.ndarray, reference_mean: np.ndarray) -> float:
+    """Squared distance of the mean of [n, D] from [D], without bias from n; infinite with fewer than two that exist."""
+    there = embeddings[np.isfinite(embeddings).all(axis=1)].astype(np.float64) - reference_mean
+    return float(squared_shifts(there @ there.T, np.ones(len(there)))) if len(there) > 1 else float("inf")
+
+
+def _scores(span: Sequence[Evaluated], name: str) -> np.ndarray:
+    """[V, P, S]; NaN where missing."""
+    return np.stack([np.array(_known(evaluated.scores, name, evaluated.version), dtype=float) for evaluated in span])
+
+
+def _known(found: Mapping, name: str, version: int):
+    if name not in found:
+        raise ValueError(f"alarm: the evaluation of version {version} has no {name!r}; it has {sorted(found)}")
+    return found[name]
