@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+
+from rlloop.audio.precision import full_float32
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
@@ -47,7 +52,10 @@ def cast_layers(network: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def allow_tf32(is_allowed: bool) -> None:
-    """Whether CUDA rounds the inputs of float32 products and convolutions to TF32; holds for the whole process."""
-    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = is_allowed
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """CUDA may round the inputs of float32 products and convolutions to TF32 while it lasts."""
+    with full_float32():  # puts back what was allowed before
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        yield

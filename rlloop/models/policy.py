@@ -6,6 +6,7 @@ Mini and official FluxAudio are two `GeneratorSpec`s of one `FluxAudioGenerator`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlloop.audio.precision import full_float32
 from rlloop.flow.guidance import Schedule, annealed, constant, crossover, interval, scheduled_guidance
 from rlloop.flow.solver import Velocity, euler, heun
 from rlloop.models.autoencoder import Autoencoder
 from rlloop.models.fluxaudio import Conditions, FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MEL_16K, MelSettings
-from rlloop.models.placement import allow_tf32, cast_layers, choose_device, choose_dtype
+from rlloop.models.placement import cast_layers, choose_device, choose_dtype, tf32_allowed
 from rlloop.models.text import PromptFeatures
 from rlloop.models.vocoder import MagnitudeNet, MelInversion
 from rlloop.weights import load_safetensors
@@ -167,7 +169,8 @@ class FluxAudioGenerator:
         self.second = second.eval().requires_grad_(False) if second else None
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.decode_batch = decode_batch
-        self._vocode = vocode
+        self.vocode = vocode
+        self.precision: Callable[[], AbstractContextManager] = nullcontext
         self._encode = encode
         self._compiled: dict[nn.Module, Callable[..., Tensor]] = {}
         if second:
@@ -190,14 +193,14 @@ class FluxAudioGenerator:
             dtype: of the networks' weights; "bfloat16" keeps QK norm, solver state and latents in float32.
             compile: torch.compile of the velocity with `backend`; takes a minute or more at the first batch, and once
                 more when a batch of another size comes.
-            device: "auto", "cpu" or "cuda". tf32: allowed in float32 products on CUDA, in the whole process.
+            device: "auto", "cpu" or "cuda". tf32: allowed in float32 products on CUDA.
         Raises:
             ValueError: an unknown dtype or device, or CUDA where there is none.
         """
         where, weights = choose_device(device), choose_dtype(dtype)
         if where.type == "cuda":
-            allow_tf32(tf32)
-        for part in (self.network, self.second, self.autoencoder, self._vocode):
+            self.precision = tf32_allowed if tf32 else full_float32
+        for part in (self.network, self.second, self.autoencoder, self.vocode):
             if isinstance(part, nn.Module):
                 part.to(where)
         for network in filter(None, (self.network, self.second)):
@@ -234,7 +237,8 @@ class FluxAudioGenerator:
         x = torch.stack(noise).to(device)
         was_training = self.network.training
         self.network.eval()
-        latents = SOLVERS[settings.solver](self._velocity(prompts, settings), x, settings.num_steps)
+        with self.precision():
+            latents = SOLVERS[settings.solver](self._velocity(prompts, settings), x, settings.num_steps)
         self.network.train(was_training)
         return latents.float()
 
@@ -269,6 +273,8 @@ class FluxAudioGenerator:
         def branch(cond: Conditions, score: Tensor) -> Velocity:
             return lambda x, t: predict(x.to(weights.dtype), t, cond, score).float()
 
+        if settings.score is not None and network.spec.score_variant is None:
+            raise ValueError(f"score is {settings.score}, but the network takes none; set it to null")
         cond = network.preprocess_conditions(*features(positive))
         value = torch.nan if settings.score is None else settings.score
         score = torch.full((size,), value, device=weights.device)
@@ -288,7 +294,8 @@ class FluxAudioGenerator:
         different sizes differ.
         """
         clips = self.network.unnormalise(latents.to(self.network.latent_mean.device)).transpose(1, 2)
-        parts = [self._vocode(self.autoencoder.decode(z)).clamp(-1, 1) for z in clips.split(self.decode_batch)]
+        with self.precision():
+            parts = [self.vocode(self.autoencoder.decode(z)).clamp(-1, 1) for z in clips.split(self.decode_batch)]
         waveforms = torch.cat(parts)
         if self.clip_samples is None:
             return waveforms

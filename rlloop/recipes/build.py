@@ -12,7 +12,7 @@ from rlloop.config import Config, Generator, Role
 
 GENERATORS = {
     "mini": "rlloop.models.policy:mini_generator",
-    "fluxaudio": "rlloop.models.official:official_generator",
+    "fluxaudio": "rlloop.models.official:build_official",
 }
 
 
@@ -53,20 +53,18 @@ def check_options(function: Callable, options: Mapping[str, Any], settings: Gene
         ValueError: the first that is not; names what is allowed.
     """
     parameters = inspect.signature(function).parameters
-    placed = settings.placement if settings.target in GENERATORS else {}
-    allowed = [name for name in parameters if name not in placed]
+    allowed = ", ".join(parameters)
     is_open = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in options:
-        if name in placed:
-            raise ValueError(
-                f"generator.options.{name} belongs to the sampler's copy alone: set generator.{name} instead"
-            )
-        if name not in allowed and not is_open:
-            raise ValueError(f"generator.options.{name} is unknown; '{settings.target}' takes {', '.join(allowed)}")
+        if name in parameters or is_open:
+            continue
+        if name in settings.placement:
+            raise ValueError(f"generator.options.{name} is a setting of the sampler's copy alone: set generator.{name}")
+        raise ValueError(f"generator.options.{name} is unknown; '{settings.target}' takes {allowed}")
     for name, parameter in parameters.items():
         is_named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         if is_named and parameter.default is inspect.Parameter.empty and name not in options:
-            raise ValueError(f"generator.options.{name} is missing; '{settings.target}' takes {', '.join(allowed)}")
+            raise ValueError(f"generator.options.{name} is missing; '{settings.target}' takes {allowed}")
 
 
 def build_generator(config: Config) -> Any:
