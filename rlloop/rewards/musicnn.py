@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchaudio
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from rlloop.weights import load_safetensors
 
 SAMPLE_RATE_HZ = 16_000
 NUM_FFT = 512
@@ -73,9 +74,13 @@ class MusiCNN(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> "MusiCNN":
-        """Loads converted weights (safetensors, any float type) in float32, frozen and in evaluation mode."""
+        """Loads converted weights (safetensors, any float type) in float32, frozen and in evaluation mode.
+
+        Raises:
+            ValueError: the file is missing, damaged or of another shape; names it and the first such key.
+        """
         model = cls()
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        model.load_state_dict(load_safetensors(path, model.state_dict()))
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -99,6 +99,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings that a safetensors file carries beside its tensors.
+
+    Raises:
+        ValueError: not a readable safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, struct.error, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {_line(error)}") from error
+
+
 def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor | tuple[int, ...]]) -> None:
     """Compares tensors with what a model expects.
 
