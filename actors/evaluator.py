@@ -60,7 +60,8 @@ class Evaluator:
         try:
             self.prompts = self.session.prompts["heldout"]
             self.sampler = Sampler(self.config, self.config.evaluation)
-            self.scorer = Scorer(self.config, self.config.evaluation.scores, self.config.evaluation.threads)
+            role = self.config.evaluation
+            self.scorer = Scorer(self.config, role.scores, role.threads, has_gpu=role.num_gpus > 0)
             while True:
                 version = self._next_version()
                 if version is not None:

@@ -110,7 +110,8 @@ class ScorerStage:
         self.session = Session(run_dir, epoch)
         config = self.session.config
         self.worker = f"scorer-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self.scorer = Scorer(config, config.scorer.rewards, config.scorer.threads)
+        role = config.scorer
+        self.scorer = Scorer(config, role.rewards, role.threads, has_gpu=role.num_gpus > 0)
 
     def __call__(self, sampled: Rows) -> Rows:
         if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):

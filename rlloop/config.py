@@ -8,11 +8,20 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -82,10 +91,40 @@ class Sampler(Role):
     clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")
 
 
+class RewardEntry(Section):
+    """A reward, in a configuration: its name alone, or a mapping where it takes options.
+
+    A plain name is a built-in (`clap_score`) or a dotted path `package.module:Class`, whose scores go by the class.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="what its scores are called, in rank_by for example")
+    target: str = Field(description="built-in name or package.module:name of a class or function; default: the name")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the target")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"name": given.rsplit(":", 1)[-1], "target": given}
+        return {"target": given.get("name"), **given} if isinstance(given, dict) else given
+
+    @model_serializer(mode="wrap")
+    def _contract(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.target if self.is_plain else handler(self)
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.options and self.name == self.target.rsplit(":", 1)[-1]
+
+
+def plain_rewards(*names: str) -> list[RewardEntry]:
+    return [RewardEntry.model_validate(name) for name in names]
+
+
 class Scorer(Role):
-    rewards: list[str] = Field(
-        default_factory=lambda: ["tunejury_mini", "alignment_mini"],
-        description="built-in names or dotted paths package.module:Class",
+    rewards: list[RewardEntry] = Field(
+        default_factory=lambda: plain_rewards("tunejury_mini", "alignment_mini"),
+        description="names, dotted paths, or mappings of name, target and options",
         min_length=1,
     )
 
@@ -175,7 +214,11 @@ class Evaluation(Role):
     num_prompts: int = Field(20, ge=1, description="held-out prompts")
     seeds_per_prompt: int = Field(3, ge=1)
     batch: int = Field(6, ge=1, description="clips per forward batch")
-    scores: list[str] = Field(default_factory=lambda: ["tunejury_mini", "alignment_mini", "judge_mini"], min_length=1)
+    scores: list[RewardEntry] = Field(
+        default_factory=lambda: plain_rewards("tunejury_mini", "alignment_mini", "judge_mini"),
+        description="as scorer.rewards; the name of one there means that one, with its options",
+        min_length=1,
+    )
     in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
     audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
     sampling: Sampling = Field(default_factory=Sampling)
@@ -226,8 +269,8 @@ def cross_checks(config: Config) -> list[str]:
     if len({stage.name for stage in config.stages}) < len(config.stages):
         problems.append("stages: two stages have one name; give each its own")
     for key, rewards in (("scorer.rewards", config.scorer.rewards), ("evaluation.scores", config.evaluation.scores)):
-        names = [score_name(name) for name in rewards]
-        problems += [f"{key}: two are named '{name}'; give each its own class name" for name in repeated(names)]
+        names = [reward.name for reward in rewards]
+        problems += [f"{key}: two are named '{name}'; give each its own name" for name in repeated(names)]
     problems += crossover_problems(config)
     first = 0
     for stage in config.stages:
@@ -257,7 +300,7 @@ def crossover_problems(config: Config) -> list[str]:
 def stage_problems(config: Config, stage: Stage) -> list[str]:
     """What a stage ranks by must be scored, and enough must be left to train on."""
     problems, clips, selection = [], config.sampler.clips_per_prompt, stage.selection
-    names = [score_name(name) for name in config.scorer.rewards]
+    names = [reward.name for reward in config.scorer.rewards]
     for key in sorted({*selection.rank_by, stage.label_score} - set(names)):
         problems.append(
             f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
@@ -295,9 +338,26 @@ def phase_problems(config: Config, phase: Phase, first_generation: int) -> list[
     return problems
 
 
-def score_name(name: str) -> str:
+def score_name(reward: str | RewardEntry) -> str:
     """The name under which a reward's scores are kept: a built-in's own, or the class name of a dotted path."""
-    return name.rsplit(":", 1)[-1]
+    return RewardEntry.model_validate(reward).name
+
+
+def resolve_rewards(rewards: Sequence[str | RewardEntry], config: Config) -> list[RewardEntry]:
+    """Rewards as they are built: a plain name of one of scorer.rewards takes that one's target and options.
+
+    Raises:
+        ValueError: one is neither a reward nor a name.
+    """
+    known = {reward.name: reward for reward in config.scorer.rewards}
+    try:
+        found = [RewardEntry.model_validate(reward) for reward in rewards]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"reward {first.get('input')!r}: {first['msg']}; expected a name or package.module:name"
+        ) from None
+    return [known.get(r.name, r) if r.is_plain and r.target == r.name else r for r in found]
 
 
 def repeated(names: list[str]) -> list[str]:

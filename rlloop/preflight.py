@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlloop.config import Config, score_name
+from rlloop.config import Config, resolve_rewards
 from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 
 # Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
@@ -55,6 +55,9 @@ def check(config: Config, environment: Mapping[str, str]) -> None:
 
 def check_devices(config: Config) -> None:
     """The bundled models compute on the CPU: a reserved GPU would stand idle."""
+    from rlloop.rewards.registry import MINI_NAMES
+
+    rewards = {"scorer": config.scorer.rewards, "evaluation": config.evaluation.scores}
     roles = {
         "sampler": config.sampler,
         "scorer": config.scorer,
@@ -62,7 +65,8 @@ def check_devices(config: Config) -> None:
         "trainer": config.trainer,
     }
     for name, role in roles.items():
-        if role.num_gpus and config.generator.target == "mini":
+        is_mini = all(reward.target in MINI_NAMES for reward in resolve_rewards(rewards.get(name, ()), config))
+        if role.num_gpus and config.generator.target == "mini" and is_mini:
             raise ValueError(
                 f"{name}.num_gpus is {role.num_gpus}; the mini stack computes on the CPU only: set it to 0"
             )
@@ -72,12 +76,11 @@ def check_targets(config: Config) -> None:
     """Every generator, reward and algorithm that the configuration names exists."""
     from rlloop.algorithms.base import load_algorithm
     from rlloop.recipes.build import generator_builder
-    from rlloop.rewards.registry import MINI_NAMES, import_class
+    from rlloop.rewards.registry import check_reward
 
     generator_builder(config)
-    for name in (*config.scorer.rewards, *config.evaluation.scores):
-        if name not in MINI_NAMES:
-            import_class(name)
+    for reward in resolve_rewards([*config.scorer.rewards, *config.evaluation.scores], config):
+        check_reward(reward)
     for stage in config.stages:
         load_algorithm(stage.algorithm)
 
@@ -100,7 +103,7 @@ def check_resources(config: Config, environment: Mapping[str, str]) -> None:
 
 def check_evaluated_scores(config: Config) -> None:
     """The score that the last stage ranks by has to be evaluated, or there is no before and after."""
-    names = [score_name(name) for name in config.evaluation.scores]
+    names = [reward.name for reward in config.evaluation.scores]
     ranked = next(iter(config.stages[-1].selection.rank_by))
     if ranked not in names:
         raise ValueError(f"stages rank by '{ranked}', evaluation.scores are {names}; add it there")

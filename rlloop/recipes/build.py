@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rlloop.config import Config, Generator, Role
+from rlloop.config import Config, Generator, RewardEntry, Role, resolve_rewards
 
 GENERATORS = {
     "mini": "rlloop.models.policy:mini_generator",
@@ -92,12 +92,17 @@ def place_generator(generator: Any, config: Config, role: Role) -> Any:
     return generator.place(**placement)
 
 
-def build_rewards(names: list[str], config: Config) -> list[Any]:
-    """Rewards (rlloop.rewards.base.Reward) in the order of `names`."""
+def build_rewards(rewards: Sequence[str | RewardEntry], config: Config, has_gpu: bool = True) -> list[Any]:
+    """Rewards (rlloop.rewards.base.Reward) in their order, as scorer.rewards or its names.
+
+    Args:
+        has_gpu: whether they may compute on one; without it those that choose for themselves stay on the CPU.
+    """
     from rlloop.models.text import PromptFeatures
     from rlloop.rewards.registry import make_rewards
 
-    return make_rewards(names, PromptFeatures(config.generator.text_encoder).encode)
+    encode = PromptFeatures(config.generator.text_encoder).encode
+    return make_rewards(resolve_rewards(rewards, config), encode, device="auto" if has_gpu else "cpu")
 
 
 def training_prompts(config: Config) -> list[str]:

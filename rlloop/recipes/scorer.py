@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlloop.config import Config, score_name
+from rlloop.config import Config, RewardEntry, score_name
 from rlloop.recipes.build import build_rewards
 
 if TYPE_CHECKING:
@@ -18,14 +18,21 @@ Reasons = list[dict[str, str]]
 
 
 class Scorer:
-    """Runs every configured reward on a batch; one reward's error costs only its own scores."""
+    """Runs every configured reward on a batch; one reward's error costs only its own scores.
 
-    def __init__(self, config: Config, names: list[str], threads: int) -> None:
+    Args:
+        rewards, has_gpu: see build_rewards.
+        threads: of torch.
+    """
+
+    def __init__(
+        self, config: Config, rewards: Sequence[str | RewardEntry], threads: int, has_gpu: bool = True
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.names = [score_name(name) for name in names]
-        self.rewards = build_rewards(names, config)
+        self.names = [score_name(reward) for reward in rewards]
+        self.rewards = build_rewards(rewards, config, has_gpu)
 
     def score(self, audio: np.ndarray, sample_rate_hz: int, prompts: Sequence[str]) -> tuple[Scores, Reasons]:
         """Scores a ticket's clips.

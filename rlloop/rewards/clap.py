@@ -12,7 +12,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -192,15 +192,21 @@ def shared_embedder(
     )
 
 
-def clap_score(checkpoint: str = SCORING, **options: Any) -> ClapScore:
-    """The reward `clap_score` as a configuration builds it.
+def clap_score(
+    checkpoint: str = SCORING,
+    tokenizer: str = "roberta_base",
+    device: str = "auto",
+    crop: str = "random",
+    seed: int = 0,
+    quantise: bool = True,
+    batch_size: int = 16,
+) -> ClapScore:
+    """The reward `clap_score` as a configuration builds it; see ClapEmbedder for the options.
 
     Another checkpoint than `clap_scoring` is said in the log: the two published ones are easily confused, and their
     scores do not compare (reference.md section 12.1, point 1).
-
-    Args:
-        options: see ClapEmbedder.
     """
     if checkpoint != SCORING:
         log.warning("clap_score uses %s; published scores use %s, and the two do not compare", checkpoint, SCORING)
-    return ClapScore(shared_embedder(checkpoint, **options))
+    options = {"crop": crop, "seed": seed, "quantise": quantise, "batch_size": batch_size}
+    return ClapScore(shared_embedder(checkpoint, tokenizer, device, **options))

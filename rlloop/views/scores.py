@@ -18,8 +18,8 @@ def score_label(config: Config) -> str:
 
 
 def evaluation_labels(config: Config) -> list[str]:
-    """Names under which the evaluation's scores are kept: a built-in's own, or the class of a dotted path."""
-    return [name.rsplit(":", 1)[-1] for name in config.evaluation.scores]
+    """Names under which the evaluation's scores are kept."""
+    return [reward.name for reward in config.evaluation.scores]
 
 
 def mean_score(evaluation: EvaluationResult, name: str) -> float | None:

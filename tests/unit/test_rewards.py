@@ -12,7 +12,6 @@ from rlloop.rewards.alignment import AlignmentHead
 from rlloop.rewards.base import Clip, Reward, Score
 from rlloop.rewards.guards import refuse, score_guarded
 from rlloop.rewards.mini import MINI_NAMES, mini_rewards
-from rlloop.rewards.registry import make_rewards
 from rlloop.rewards.tunejury import TuneJuryHead
 
 RATE = 16_000
@@ -207,31 +206,3 @@ def test_alignment_says_why_a_prompt_has_no_score():
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
         mini_rewards(["clap"], PromptFeatures().encode)
-
-
-class Loudest:
-    """A reward of one's own, named by its path in a configuration."""
-
-    name = "loudest"
-
-    def score(self, clips):
-        return [Score(float(np.abs(clip.audio).max())) for clip in clips]
-
-
-def test_rewards_are_made_by_name_or_path(monkeypatch):
-    import sys
-    import types
-
-    module = types.ModuleType("my_rewards")
-    module.Loudest, module.Nothing = Loudest, object
-    monkeypatch.setitem(sys.modules, "my_rewards", module)
-    made = make_rewards(["my_rewards:Loudest", "tunejury_mini"], PromptFeatures().encode)
-    assert [reward.name for reward in made] == ["loudest", "tunejury_mini"]
-    for name, found in [
-        ("tunejury", "expected one of tunejury_mini"),
-        ("no_such_module:A", "No module"),
-        ("my_rewards:B", "B"),
-        ("my_rewards:Nothing", "score"),
-    ]:
-        with pytest.raises(ValueError, match=found):
-            make_rewards([name], PromptFeatures().encode)
