@@ -54,7 +54,8 @@ class Network:
     def from_environment(cls) -> Network:
         """Reads HF_ENDPOINT and HF_HUB_OFFLINE."""
         offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-        return cls(os.environ.get("HF_ENDPOINT") or None, offline.upper() in {"1", "ON", "YES", "TRUE"})
+        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+        return cls(endpoint or None, offline.upper() in {"1", "ON", "YES", "TRUE"})
 
     def wait(self, in_vain: int) -> None:
         """Before the next attempt, after so many that brought nothing."""
@@ -153,8 +154,8 @@ def _receive(response: requests.Response, remote: Remote, part: Path, kept: int,
         raise Interrupted("the server sent other bytes than those that are missing; it is fetched anew")
     if response.status_code == 200:
         kept = 0
-    length = response.headers.get("Content-Length")
-    total = kept + int(length) if length and length.isdigit() else remote.num_bytes
+    length = "" if "Content-Encoding" in response.headers else response.headers.get("Content-Length", "")
+    total = kept + int(length) if length.isdigit() else remote.num_bytes
     if total is not None and remote.num_bytes not in (None, total):
         raise ValueError(
             f"{remote.name}: the server offers {total} bytes, expected {remote.num_bytes}; it is another file"

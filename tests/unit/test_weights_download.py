@@ -1,10 +1,11 @@
 """One file over HTTP: interrupted, changed, refused, stalled, and what is said of each."""
 
+import gzip
 import threading
 
 import pytest
 
-from rlloop.weights.download import CHUNK, Network, Remote, download
+from rlloop.weights.download import CHUNK, Network, Remote, download, without_secrets
 from tests.unit.web import in_turn, ranged, serving
 
 HALF = 5 * CHUNK
@@ -108,6 +109,13 @@ def test_a_redirect_keeps_the_range(web, tmp_path):
     assert (tmp_path / "part").read_bytes() == CONTENT and web.requests[-1] == f"GET /there bytes={HALF}-"
 
 
+def test_a_body_that_is_compressed_unasked_is_no_shorter_file(web, tmp_path):
+    packed = gzip.compress(CONTENT)
+    web.answers["/f"] = lambda request: request.reply(200, packed, Content_Encoding="gzip")
+    fetch(web, tmp_path / "part", num_bytes=len(CONTENT))
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [(404, "no such file .404"), (401, "refuses access .401"), (403, "refuses access"), (418, "answers 418")],
@@ -155,3 +163,16 @@ def test_no_one_there(tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="the file: MissingSchema; check the address"):
         download(Remote("nowhere", "the file"), tmp_path / "part", ONCE, lambda done, total: None)
+
+
+def test_what_the_environment_says(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror/")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
+    assert (Network.from_environment().endpoint, Network.from_environment().is_offline) == ("https://mirror", True)
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert (Network.from_environment().endpoint, Network.from_environment().is_offline) == (None, False)
+
+
+def test_names_carry_no_secrets():
+    assert without_secrets("https://me:secret@mirror.org:8/a/b?X-Signature=1#c") == "https://mirror.org:8/a/b"
