@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlloop.config import Config, resolve_rewards
@@ -143,6 +143,26 @@ def check_prompts(config: Config) -> None:
         features = PromptFeatures(config.generator.text_encoder)
         new = [prompt for prompt in prompts if prompt_key(prompt) not in features.rows]
         features.encode(new[:1])  # one is enough to learn that the encoder is not installed
+    if config.generator.target == "fluxaudio":
+        check_features(config, training, heldout)
+
+
+def check_features(config: Config, training: Sequence[str], heldout: Sequence[str]) -> None:
+    """The official stack has features of every prompt: sampled with its prefix, trained on without, and negative."""
+    from rlloop.models.prompt_table import PromptTable
+
+    table = PromptTable(config.generator.options["prompts"])
+    settings = (config.sampling, config.evaluation.sampling)
+    wanted = {*training, *(each.negative_prompt for each in settings if each.negative_prompt)}
+    for each, prompts in zip(settings, (training, heldout), strict=True):
+        wanted |= {each.prompt_prefix + prompt for prompt in prompts}
+    missing = table.missing(sorted(wanted))
+    if missing:
+        raise ValueError(
+            f"generator.options.prompts: {table.folder} lacks features of {len(missing)} of {len(wanted)} prompts, the "
+            f"first is {missing[0][:80]!r}; compute them: rlloop features, with the prefix for sampling and with "
+            "--prefix '' for training"
+        )
 
 
 def disk_bytes(config: Config) -> int:

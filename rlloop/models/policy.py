@@ -214,11 +214,11 @@ class FluxAudioGenerator:
         return dict(self._encode(list(prompts)))
 
     def null_conditions(self, batch_size: int) -> dict[str, Tensor]:
-        """The empty features that are stored with the network's weights, repeated."""
+        """The empty features that are stored with the network's weights, repeated; on the CPU, as those of prompts."""
         network = self.network
         return {
-            "text": network.empty_string_feat.detach().expand(batch_size, -1, -1),
-            "text_c": network.empty_string_feat_c.detach().expand(batch_size, -1),
+            "text": network.empty_string_feat.detach().cpu().expand(batch_size, -1, -1),
+            "text_c": network.empty_string_feat_c.detach().cpu().expand(batch_size, -1),
         }
 
     @torch.inference_mode()
