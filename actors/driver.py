@@ -90,7 +90,7 @@ def _prepare(path: Path, config: Config, view: LiveView) -> Session:
     startup.write_version_zero(path, config)
     session = Session(str(path), startup.take_epoch(path))
     view.phase("starting Ray")
-    startup.start_ray(config)
+    startup.start_ray()
     return session
 
 

@@ -148,7 +148,7 @@ def write_version_zero(run_dir: Path, config: Config) -> None:
     )  # fmt: skip
 
 
-def start_ray(config: Config) -> None:
+def start_ray() -> None:
     """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray here, on loopback, without dashboard."""
     import ray
 
