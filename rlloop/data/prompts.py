@@ -1,4 +1,4 @@
-"""Prompt files: text, CSV or JSON lines, in whatever encoding people save them."""
+"""Prompt files: text, CSV, TSV or JSON lines, in whatever encoding people save them."""
 
 import codecs
 import csv
@@ -10,15 +10,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "mini" / "prompts.jsonl"
-SUFFIXES = (".txt", ".csv", ".jsonl")
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 SPLITS = ("train", "heldout", "all")
 
 
-def read_prompts(path: Path | str) -> list[str]:
+def read_prompts(path: Path | str, column: str = "prompt") -> list[str]:
     """Reads the prompts of a file in their order, without duplicates.
 
-    txt: one per line; csv: the column `prompt`; jsonl: the key `prompt`. Empty ones are skipped, repeated ones kept
-    once, and both are counted in the log.
+    txt: one per line; csv and tsv: the column of that name; jsonl: the key. Blanks in a row are brought to single ones.
+    Empty prompts are skipped, repeated ones kept once, and both are counted in the log.
 
     Raises:
         ValueError: one line that says what was found, what was expected and what to change.
@@ -32,8 +32,13 @@ def read_prompts(path: Path | str) -> list[str]:
     if suffix not in SUFFIXES:
         raise ValueError(f"prompts: {path} ends in {suffix!r}; expected {', '.join(SUFFIXES)}; rename it")
     text = decode(path.read_bytes(), path)
-    parse = {".txt": _parse_txt, ".csv": _parse_csv, ".jsonl": _parse_jsonl}[suffix]
-    rows = [" ".join(row.split()) for row in parse(text, path)]
+    if suffix == ".txt":
+        found = _parse_txt(text)
+    elif suffix == ".jsonl":
+        found = _parse_jsonl(text, path, column)
+    else:
+        found = _parse_csv(text, path, column.lower(), "\t" if suffix == ".tsv" else ",")
+    rows = [" ".join(row.split()) for row in found]
     filled = [row for row in rows if row]
     if not filled:
         raise ValueError(f"prompts: {path} holds no prompt ({len(rows)} empty rows); expected at least one; add one")
@@ -69,26 +74,26 @@ def decode(data: bytes, path: Path) -> str:
         return data.decode("latin-1")
 
 
-def _parse_txt(text: str, path: Path) -> list[str]:
+def _parse_txt(text: str) -> list[str]:
     # splitlines would also cut at NEL and other characters that no editor takes for a line's end.
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
-def _parse_csv(text: str, path: Path) -> list[str]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+def _parse_csv(text: str, path: Path, column: str, delimiter: str) -> list[str]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = [name.strip().lower() for name in reader.fieldnames or []]
-    if "prompt" not in columns:
+    if column not in columns:
         raise ValueError(
-            f"prompts: {path} has the columns {columns}; expected one named 'prompt'; add a header line with it"
+            f"prompts: {path} has the columns {columns}; expected one named {column!r}; add a header line with it"
         )
     reader.fieldnames = columns
     try:
-        return [row["prompt"] or "" for row in reader]
+        return [row[column] or "" for row in reader]
     except csv.Error as error:
         raise ValueError(f"prompts: {path} is no CSV near line {reader.line_num}: {error}; correct the line") from error
 
 
-def _parse_jsonl(text: str, path: Path) -> list[str]:
+def _parse_jsonl(text: str, path: Path, column: str) -> list[str]:
     prompts = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -98,13 +103,13 @@ def _parse_jsonl(text: str, path: Path) -> list[str]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"prompts: {path} line {number} is not JSON ({error.msg}); expected an object with the key 'prompt'; "
+                f"prompts: {path} line {number} is not JSON ({error.msg}); expected an object with the key {column!r}; "
                 f"correct the line"
             ) from error
-        prompt = row.get("prompt") if isinstance(row, dict) else None
+        prompt = row.get(column) if isinstance(row, dict) else None
         if not isinstance(prompt, str):
             raise ValueError(
-                f'prompts: {path} line {number} has no text under \'prompt\'; expected {{"prompt": "..."}}; add it'
+                f'prompts: {path} line {number} has no text under {column!r}; expected {{"{column}": "..."}}; add it'
             )
         prompts.append(prompt)
     return prompts

@@ -75,3 +75,15 @@ def test_windows_text_keeps_its_ellipsis_and_broken_csv_is_one_line(tmp_path):
     broken.write_text('prompt\n"' + "a" * 140_000)
     with pytest.raises(ValueError, match="is no CSV near line"):
         read_prompts(broken)
+
+
+def test_a_named_column_of_tsv_csv_and_jsonl(tmp_path):
+    for name, data in (
+        ("p.tsv", 'id\tCaption\n1\tone, with a comma\n2\t"a\ttab"\n'),
+        ("p.csv", 'caption,prompt\n"one, with a comma",x\na tab,y\n'),
+        ("p.jsonl", '{"Caption": "one, with a comma", "prompt": "x"}\n{"Caption": "a tab"}\n'),
+    ):
+        (tmp_path / name).write_text(data)
+        assert read_prompts(tmp_path / name, column="Caption") == ["one, with a comma", "a tab"]
+    with pytest.raises(ValueError, match="has the columns .*'caption', 'prompt'.*expected one named 'text'"):
+        read_prompts(tmp_path / "p.csv", column="text")

@@ -1,0 +1,142 @@
+"""What every job shares: rows go through a pool of workers, and what each worker says comes back as it is done.
+
+A worker is a class of rlloop: built once in its process, then called with a list of rows, it yields small JSON
+objects. It writes its results to disk itself, so what was done before a kill is kept, and nothing large passes through
+Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from actors.startup import start_ray
+from rlloop.preflight import on_cluster
+from rlloop.resources import machine_cpus, machine_gpus
+
+MAX_BLOCKS = 1024  # more would cost the driver more than the finer progress is worth
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors, each with so many logical CPUs (and torch threads) and this share of a GPU."""
+
+    num_actors: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.num_cpus))
+
+    def check(self, environment: Mapping[str, str]) -> None:
+        """Refuses what this machine does not have; a cluster may grow, so there nothing is refused.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        if on_cluster(environment):
+            return
+        for what, each, have in (("CPUs", self.num_cpus, machine_cpus()), ("GPUs", self.num_gpus, machine_gpus())):
+            if self.num_actors * each > have + 1e-6:
+                raise ValueError(
+                    f"{self.num_actors} actors of {each:g} {what} take {self.num_actors * each:g}, this machine has "
+                    f"{have}; lower --actors or --{what.lower()}"
+                )
+
+
+class Stage:
+    """A worker in its actor. Its exceptions travel as rows: Ray Data would print pages and name none of them."""
+
+    def __init__(self, worker: type, args: tuple) -> None:
+        self.worker, self.failure = None, ""
+        try:
+            self.worker = worker(*args)
+        except Exception as error:
+            self.failure = one_line(error)
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        try:
+            if self.worker is not None:
+                for outcome in self.worker(block.to_pylist()):
+                    yield pa.table({"outcome": [json.dumps(outcome)], "failure": [""]})
+                return
+        except Exception as error:
+            self.failure = one_line(error)
+        yield pa.table({"outcome": [""], "failure": [self.failure]})
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def start() -> None:
+    """Starts or joins Ray, quietly: what Ray logs is in its own files, and shown with RLLOOP_VERBOSE."""
+    if not os.environ.get("RLLOOP_VERBOSE"):
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    start_ray()
+
+
+def run_pool(worker: type, args: tuple, rows: Sequence[Mapping[str, Any]], rows_per_call: int, pool: Pool) -> Iterator:
+    """Yields what the workers yield, in no order.
+
+    Ray must have been started. A killed actor is replaced and its rows are given out again: workers may see rows twice.
+
+    Args:
+        worker, args: a class and its arguments, small: paths, not objects.
+        rows: small, too; a column has one type.
+        rows_per_call: rows of one call of a worker, or a multiple of it when there are very many.
+    Raises:
+        ValueError: a worker could not be built or raised; its words.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.execution_options.preserve_order = False
+    context.execution_options.resource_limits = ExecutionResources(
+        cpu=pool.num_actors * pool.num_cpus + 0.01, gpu=pool.num_actors * pool.num_gpus
+    )
+    if not os.environ.get("RLLOOP_VERBOSE"):
+        silence_ray_data()
+    outcomes = ray.data.from_arrow(blocks(rows, rows_per_call)).map_batches(
+        Stage,
+        batch_size=None,
+        compute=ActorPoolStrategy(size=pool.num_actors, max_tasks_in_flight_per_actor=2),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+        fn_constructor_args=(worker, args),
+        batch_format="pyarrow",
+    )
+    for batch in outcomes.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            if row["failure"]:
+                raise ValueError(row["failure"])
+            yield json.loads(row["outcome"])
+
+
+def blocks(rows: Sequence[Mapping[str, Any]], rows_per_call: int) -> list[pa.Table]:
+    """Cuts rows into at most 1024 blocks of a whole number of calls each: a block is what an actor gets at once."""
+    calls = -(-len(rows) // rows_per_call)
+    size = rows_per_call * -(-calls // MAX_BLOCKS)
+    return [pa.Table.from_pylist([dict(row) for row in rows[n : n + size]]) for n in range(0, len(rows), size)]
+
+
+def silence_ray_data() -> None:
+    """Ray Data tells the terminal every plan that it begins; its log files keep it."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
