@@ -10,19 +10,43 @@ import numpy as np
 def blend(scores: Mapping[str, Sequence[float | None]], weights: Mapping[str, float]) -> np.ndarray:
     """Blends named scores over the population that is passed in (arXiv:2606.21670 stage 2; reference.md section 1.1).
 
+    The paper blends TuneJury's reward and CLAP's similarity with equal weights over all candidates of a round. A single
+    name is not scaled, only turned round by a negative weight: its order is all that ranking needs.
+
     Args:
-        scores: name -> [N] values, None or NaN where missing.
-        weights: name -> weight; a single name is returned unscaled, several as sum of weight * z.
+        scores: name -> [N] values, None or not finite where missing.
+        weights: name -> weight.
     Returns:
         [N] float64; NaN wherever any of the weighted scores is missing: a missing score is never zero.
+    Raises:
+        ValueError: no weights, a weight for a score that is not there, or scores of different lengths.
     """
-    columns = {n: np.array([np.nan if v is None else v for v in scores[n]], dtype=np.float64) for n in weights}
+    if not weights or weights.keys() - scores.keys():
+        raise ValueError(f"blend: weights for {sorted(weights)}, expected some of the scores {sorted(scores)}")
+    columns = {name: as_column(scores[name]) for name in weights}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"blend: one population is expected, but the scores count {lengths}")
     if len(columns) == 1:
         ((name, values),) = columns.items()
         return values * np.sign(weights[name])
-    total = np.zeros(len(next(iter(columns.values()))))
-    for name, values in columns.items():
-        finite = values[np.isfinite(values)]
-        spread = finite.std() if finite.size else 0.0
-        total += weights[name] * ((values - finite.mean()) / spread if spread > 0 else values * 0.0)
-    return total
+    return np.sum([weights[name] * z_scores(values) for name, values in columns.items()], axis=0)
+
+
+def z_scores(values: np.ndarray) -> np.ndarray:
+    """[N] minus the mean, over the standard deviation (divided by N) of those that are not NaN; NaN stays.
+
+    Zero where all are equal: such a score prefers none.
+    """
+    present = values[~np.isnan(values)]
+    spread = present.std() if present.size else 0.0
+    # The mean of equal numbers can differ from them by rounding, and the deviation then is that rounding.
+    if not spread > 1e-12 * np.abs(present).max(initial=0.0):
+        return values * 0.0
+    return (values - present.mean()) / spread
+
+
+def as_column(values: Sequence[float | None]) -> np.ndarray:
+    """[N] float64, NaN for what is missing or not finite."""
+    column = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.where(np.isfinite(column), column, np.nan)

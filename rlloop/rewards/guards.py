@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rlloop.audio.resample import MAX_FILTER_VALUES, filter_values
 from rlloop.rewards.base import Clip, Score
 
 MIN_SECONDS = 1.0  # a third of the ear's 3 s patch; less would be the same second heard many times
 MAX_SECONDS = 300.0  # a whole track; what is longer is scored in segments, which is another reward (section 8.1)
+MIN_RATE_HZ = 16_000  # TuneJury is trained on sounds up to 8 kHz; 8 kHz audio would be judged for the missing octave
+REFERENCE_HZ = 48_000  # every reward's own rate divides it
 SILENCE_DBFS = -60.0  # the quietest of 240 real clips lies at -38 dBFS
 CLIPPED_LEVEL = 0.999
 MAX_CLIPPED_SHARE = 0.01  # 240 real clips, loud ones included, have at most 0.0002: fifty times that is distortion
@@ -15,19 +18,34 @@ MAX_CLIPPED_SHARE = 0.01  # 240 real clips, loud ones included, have at most 0.0
 
 def refuse(clip: Clip) -> str | None:
     """The reason why a clip is not scored, or None. Says what was found and what was expected."""
-    audio = clip.audio
+    return refuse_shape(clip) or refuse_sound(clip.audio)
+
+
+def refuse_shape(clip: Clip) -> str | None:
+    """What is wrong with its form, rate or length."""
+    audio, rate = clip.audio, clip.sample_rate_hz
     if audio.ndim != 1:
         return f"shape {audio.shape}, expected mono [T]"
-    if clip.sample_rate_hz <= 0:
-        return f"sample rate {clip.sample_rate_hz} Hz"
-    seconds = len(audio) / clip.sample_rate_hz
+    if not np.issubdtype(audio.dtype, np.floating):
+        return f"{audio.dtype} samples, expected float within ±1"
+    if rate < MIN_RATE_HZ:
+        return f"sample rate {rate} Hz, expected at least {MIN_RATE_HZ}: half of what is heard would be missing"
+    if filter_values(rate, REFERENCE_HZ) > MAX_FILTER_VALUES:
+        return f"sample rate {rate} Hz, expected one that shares a divisor with {REFERENCE_HZ} Hz"
+    seconds = len(audio) / rate
     if seconds < MIN_SECONDS:
         return f"too short: {seconds:.2f} s, expected at least {MIN_SECONDS:g} s"
     if seconds > MAX_SECONDS:
         return f"too long: {seconds:.0f} s, expected at most {MAX_SECONDS:g} s"
-    if not np.isfinite(audio).all():
-        return f"non-finite: {np.count_nonzero(~np.isfinite(audio))} of {len(audio)} samples"
-    rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    return None
+
+
+def refuse_sound(audio: np.ndarray) -> str | None:
+    """What is wrong with samples [T], at least one: not finite, silent (a constant is), or clipped."""
+    finite = np.isfinite(audio)
+    if not finite.all():
+        return f"non-finite: {np.count_nonzero(~finite)} of {len(audio)} samples"
+    rms = float(np.std(audio, dtype=np.float64))
     if rms < 10 ** (SILENCE_DBFS / 20):
         return f"silent: {20 * np.log10(max(rms, 1e-10)):.0f} dBFS, expected at least {SILENCE_DBFS:.0f}"
     clipped = float(np.mean(np.abs(audio) >= CLIPPED_LEVEL))
@@ -40,12 +58,26 @@ def score_guarded(clips: Sequence[Clip], values: Callable[[list[Clip]], Sequence
     """Scores the clips that pass the guards by `values`; the others, and non-finite values, are missing with a reason.
 
     Args:
-        values: a number, or a missing score, for each clip it is given; never called with an empty list.
+        values: a number, or a missing score, for each clip it is given; never called with an empty list. Where it
+            raises, it is called again with halves of them, down to one clip, whose reason the error is.
     """
     reasons = [refuse(clip) for clip in clips]
     good = [clip for clip, reason in zip(clips, reasons, strict=True) if reason is None]
-    numbers = iter(values(good) if good else [])
-    return [_to_score(next(numbers)) if reason is None else Score(None, reason) for reason in reasons]
+    scores = iter(_score_all(good, values) if good else [])
+    return [next(scores) if reason is None else Score(None, reason) for reason in reasons]
+
+
+def _score_all(clips: list[Clip], values: Callable[[list[Clip]], Sequence[float | Score]]) -> list[Score]:
+    try:
+        found = values(clips)
+    except Exception as error:  # perhaps memory for fewer would have done, perhaps one clip is to blame
+        if len(clips) == 1:
+            return [Score(None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")]
+        half = len(clips) // 2
+        return _score_all(clips[:half], values) + _score_all(clips[half:], values)
+    if len(found) != len(clips):
+        raise ValueError(f"a reward returned {len(found)} scores for {len(clips)} clips")
+    return [_to_score(value) for value in found]
 
 
 def _to_score(value: float | Score) -> Score:

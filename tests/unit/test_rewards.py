@@ -10,7 +10,6 @@ from rlloop.recipes.mini_heads import apply_head, fit_head, info_nce
 from rlloop.rewards.agreement import bootstrap_interval, pearson, right_of_ten, spearman, within_system_spearman
 from rlloop.rewards.alignment import AlignmentHead
 from rlloop.rewards.base import Clip, Reward, Score
-from rlloop.rewards.guards import refuse, score_guarded
 from rlloop.rewards.mini import MINI_NAMES, mini_rewards
 from rlloop.rewards.tunejury import TuneJuryHead
 
@@ -37,45 +36,13 @@ def rewards() -> dict[str, Reward]:
     return {reward.name: reward for reward in mini_rewards(MINI_NAMES, PromptFeatures().encode)}
 
 
-# Scores and guards
+# Scores; the guards have their own file
 
 
 @pytest.mark.parametrize("arguments", [(None, None), (1.0, "why")])
 def test_a_score_is_a_value_or_a_reason(arguments):
     with pytest.raises(ValueError, match="either"):
         Score(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda x: np.where(np.arange(len(x)) == 7, np.nan, x), "non-finite: 1 of 80000"),
-        (lambda x: np.where(np.arange(len(x)) == 7, np.inf, x), "non-finite"),
-        (lambda x: x * 0, "silent"),
-        (lambda x: x * 1e-3, "silent"),
-        (lambda x: np.clip(x * 20, -1, 1), "clipped"),
-        (lambda x: x[:8000], "too short: 0.50 s"),
-        (lambda x: x[:0], "too short"),
-        (lambda x: x[None], "mono"),
-    ],
-)
-def test_a_spoiled_clip_is_refused_and_costs_no_other(spoil, reason):
-    good = music()
-    bad = changed(good, spoil(good.audio))
-    assert reason in refuse(bad)
-    scores = score_guarded([good, bad, good], lambda clips: list(range(len(clips))))
-    assert [score.value for score in scores] == [0.0, None, 1.0]
-    assert reason in scores[1].reason
-
-
-def test_good_clips_pass():
-    assert refuse(music()) is None
-    assert refuse(music(rate=44_100)) is None
-
-
-def test_a_non_finite_value_is_missing():
-    assert score_guarded([music()], lambda clips: [float("nan")])[0].reason == "the reward itself is nan"
-    assert score_guarded([], lambda clips: pytest.fail("called with nothing")) == []
 
 
 # The head
