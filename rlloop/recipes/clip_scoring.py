@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from rlloop.audio.io import read_audio
-from rlloop.config import Config
+from rlloop.config import Config, RewardEntry
 from rlloop.recipes.clip_files import ScoreLine
 from rlloop.recipes.scorer import Scorer
 from rlloop.rewards.base import Clip
@@ -20,15 +20,15 @@ class ScoreWorker:
     """Called with rows of path, file and prompt, it yields a ScoreLine a row, in their order.
 
     Args:
-        config: of the rewards; small, it travels to each worker.
-        names: of the rewards, as in `scorer.rewards`.
-        threads: torch threads.
+        config: of the run that the rewards belong to; small, it travels to each worker.
+        rewards: as in `scorer.rewards`.
+        threads: torch threads. device: "cpu", or "cuda" where the worker has a share of a GPU.
     Raises:
         ValueError: a reward cannot be built.
     """
 
-    def __init__(self, config: Config, names: Sequence, threads: int):
-        self.scorer = Scorer(config, list(names), threads)
+    def __init__(self, config: Config, rewards: Sequence[str | RewardEntry], threads: int, device: str):
+        self.scorer = Scorer(config, rewards, threads, has_gpu=device != "cpu")
 
     def __call__(self, rows: Sequence[Mapping[str, str]]) -> Iterator[dict]:
         clips: dict[int, Clip] = {}

@@ -86,7 +86,7 @@ def test_a_worker_scores_the_good_among_the_broken(tmp_path):
     files = ["empty.wav", "good.wav", "long.wav", "missing.wav", "noise.ogg", "stereo.wav"]
     rows = [{"path": name, "file": str(tmp_path / name), "prompt": "p"} for name in files]
     names = ["tests.fakes:Loudness", "tests.fakes:Broken"]
-    lines = [ScoreLine(**row) for row in ScoreWorker(Config(), names, 1)(rows)]
+    lines = [ScoreLine(**row) for row in ScoreWorker(Config(), names, 1, "cpu")(rows)]
     assert [found.path for found in lines] == files
     scored = {found.path: found.scores["Loudness"] for found in lines if found.scores["Loudness"] is not None}
     assert set(scored) == {"good.wav", "stereo.wav"} and scored["good.wav"] == pytest.approx(scored["stereo.wav"])
