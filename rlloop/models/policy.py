@@ -16,53 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlloop.audio.precision import full_float32
-from rlloop.flow.guidance import Schedule, annealed, constant, crossover, interval, scheduled_guidance
-from rlloop.flow.solver import Velocity, euler, heun
+from rlloop.flow.guidance import crossover
+from rlloop.flow.solver import Velocity
 from rlloop.models.autoencoder import Autoencoder
-from rlloop.models.fluxaudio import Conditions, FluxAudio, FluxAudioSpec
+from rlloop.models.fluxaudio import FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MEL_16K, MelSettings
 from rlloop.models.placement import cast_layers, choose_device, choose_dtype, tf32_allowed
+from rlloop.models.sampling import SOLVERS, SamplingSettings, guided_velocity
 from rlloop.models.text import PromptFeatures
 from rlloop.models.vocoder import MagnitudeNet, MelInversion
 from rlloop.weights import load_safetensors
 
 ASSETS = Path(__file__).parents[1] / "assets" / "mini"
-SOLVERS = {"euler": euler, "heun": heun}
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How latents are drawn: guidance is the joint CFG weight, below 1 only the conditional branch runs.
-
-    `score` None samples without one; `negative_prompt` "" takes the stored empty features; `prompt_prefix` goes before
-    every prompt, not before the negative one. `guidance_end` anneals the weight to that value at t = 0,
-    `guidance_interval` (low, high) guides for t in it only, `crossover_t` hands over to a second network at that t.
-    """
-
-    solver: str = "euler"
-    num_steps: int = 12
-    guidance: float = 3.0
-    guidance_end: float | None = None
-    guidance_interval: tuple[float, float] | None = None
-    score: float | None = 1.5
-    prompt_prefix: str = ""
-    negative_prompt: str = ""
-    crossover_t: float | None = None
-
-    @property
-    def schedule(self) -> Schedule:
-        """Guidance weight by t.
-
-        Raises:
-            ValueError: a guidance interval that is none.
-        """
-        weight = constant(self.guidance) if self.guidance_end is None else annealed(self.guidance, self.guidance_end)
-        return weight if self.guidance_interval is None else interval(weight, *self.guidance_interval)
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether the negative branch runs at any t."""
-        return max(self.guidance, self.guidance_end or 0.0) >= 1
 
 
 class Generator(Protocol):
@@ -246,45 +211,19 @@ class FluxAudioGenerator:
         """The guided velocity of one network, or of two with a crossover between them."""
         positive = self.encode_prompts([settings.prompt_prefix + prompt for prompt in prompts])
         negative = self.encode_prompts([settings.negative_prompt]) if settings.negative_prompt else None
-        velocity = self._guided(self.network, positive, negative, settings)
+
+        def velocity(network: FluxAudio) -> Velocity:
+            predict = self._compiled.get(network, network.predict_flow)
+            return guided_velocity(network, predict, positive, negative, settings)
+
         if settings.crossover_t is None:
-            return velocity
+            return velocity(self.network)
         if self.second is None:
             raise ValueError(
                 f"crossover_t is {settings.crossover_t}, but this generator has one network only; give it a second "
                 "(option crossover: CHECKPOINT) or leave crossover_t out"
             )
-        return crossover(velocity, self._guided(self.second, positive, negative, settings), settings.crossover_t)
-
-    def _guided(
-        self,
-        network: FluxAudio,
-        positive: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        settings: SamplingSettings,
-    ) -> Velocity:
-        """Velocity of a network under its schedule, with the text of both branches projected here, once."""
-        weights, size = network.t_embed.mlp[0].weight, len(positive["text"])
-        predict = self._compiled.get(network, network.predict_flow)
-
-        def features(of: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            return of["text"].to(weights), of["text_c"].to(weights)
-
-        def branch(cond: Conditions, score: Tensor) -> Velocity:
-            return lambda x, t: predict(x.to(weights.dtype), t, cond, score).float()
-
-        if settings.score is not None and network.spec.score_variant is None:
-            raise ValueError(f"score is {settings.score}, but the network takes none; set it to null")
-        cond = network.preprocess_conditions(*features(positive))
-        value = torch.nan if settings.score is None else settings.score
-        score = torch.full((size,), value, device=weights.device)
-        if not settings.is_guided:
-            return branch(cond, score)
-        empty = {"text": network.empty_string_feat[None], "text_c": network.empty_string_feat_c[None]}
-        null = network.get_empty_conditions(size, features(negative or empty))
-        both = Conditions(*(torch.cat(pair) for pair in zip(cond, null, strict=True)))
-        scores = torch.cat([score, torch.full_like(score, torch.nan)])
-        return scheduled_guidance(branch(cond, score), branch(both, scores), settings.schedule)
+        return crossover(velocity(self.network), velocity(self.second), settings.crossover_t)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
