@@ -68,13 +68,14 @@ class ClapEmbedder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.model = load_clap(resolve(checkpoint), config).to(self.device)
-        self.tokenizer = clap_tokenizer(resolve(tokenizer))
+        weights, folder = resolve(checkpoint), resolve(tokenizer)
+        self.tokenizer = clap_tokenizer(folder)
+        self.model = load_clap(weights, config).to(self.device)
         known = self.model.config.text_config.vocab_size
         if len(self.tokenizer) > known:
             raise ValueError(
-                f"{resolve(tokenizer)} has {len(self.tokenizer)} tokens, {resolve(checkpoint)} knows {known}; expected "
-                "the tokenizer of roberta-base"
+                f"{folder} has {len(self.tokenizer)} tokens, {weights} knows {known}; expected the tokenizer of "
+                "roberta-base"
             )
         self.dim = self.model.config.projection_dim
         self.crop, self.seed, self.quantise, self.batch_size = crop, seed, quantise, batch_size
