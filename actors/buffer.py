@@ -44,7 +44,8 @@ class Buffer:
         self.stats: dict[int, object] = {}
         self.points: deque[TrainPoint] = deque(maxlen=20_000)
         self.trainer_state, self.trainer_starts = "starting", 0
-        self.workers: dict[str, set[str]] = {"sampler": set(), "scorer": set()}  # seen in this segment
+        roles = ("sampler", *self.config.scorer.all_pools)
+        self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(60.0)
@@ -234,7 +235,8 @@ class Buffer:
 
     def _restarts_now(self) -> Counter[str]:
         """Workers of this segment beyond the size of their pool: each took the place of one that died."""
-        sizes = {"sampler": self.config.sampler.num_actors, "scorer": self.config.scorer.num_actors}
+        pools = {"sampler": self.config.sampler, **self.config.scorer.all_pools}
+        sizes = {role: pool.num_actors for role, pool in pools.items()}
         return Counter({role: max(0, len(seen) - sizes[role]) for role, seen in self.workers.items()})
 
     def _count_restarts(self) -> None:

@@ -122,7 +122,7 @@ class Observer:
         config, busy, items = self.session.config, self.report.get("busy", {}), self.report.get("items", {})
         sizes = {
             "sampler": config.sampler.num_actors,
-            "scorer": config.scorer.num_actors,
+            **{role: pool.num_actors for role, pool in config.scorer.all_pools.items()},
             "trainer": 1,
             "evaluator": config.evaluation.num_actors,
         }

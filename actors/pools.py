@@ -102,16 +102,16 @@ class SamplerStage:
 
 
 class ScorerStage:
-    """One scorer actor: replaces a ticket's audio by named scores."""
+    """One actor of a pool of scorers: adds named scores to a ticket; the last pool drops the audio."""
 
-    def __init__(self, run_dir: str, epoch: int) -> None:
+    def __init__(self, run_dir: str, epoch: int, role: str, is_last: bool) -> None:
         from rlloop.recipes.scorer import Scorer
 
-        self.session = Session(run_dir, epoch)
+        self.session, self.role, self.is_last = Session(run_dir, epoch), role, is_last
         config = self.session.config
-        self.worker = f"scorer-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        role = config.scorer
-        self.scorer = Scorer(config, role.rewards, role.threads, has_gpu=role.num_gpus > 0)
+        self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        pool = config.scorer.all_pools[role]
+        self.scorer = Scorer(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
 
     def __call__(self, sampled: Rows) -> Rows:
         if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):
@@ -128,8 +128,19 @@ class ScorerStage:
             prompts = [str(row["prompt"])] * len(row["audio"])
             scores, reasons = self.scorer.score(np.asarray(row["audio"]), int(row["rate"]), prompts)
         except Exception as error:
-            failure = f"scorer: {type(error).__name__}: {error}"
+            failure = f"{self.role}: {type(error).__name__}: {error}"
             return as_row(ticket=row["ticket"], version=row["version"], failure=failure)
-        del row["audio"]
-        judged = json.dumps({"scores": scores, "reasons": reasons})
-        return as_row(**row, judged=judged, scorer_s=time.monotonic() - began)
+        if self.is_last:
+            del row["audio"]
+        judged = merge_judged(row.pop("judged", None), scores, reasons, {self.role: time.monotonic() - began})
+        return as_row(**row, judged=judged)
+
+
+def merge_judged(earlier: str | None, scores: list[dict], reasons: list[dict], seconds: dict[str, float]) -> str:
+    """What the pools before this one found, and what this one did, as JSON: scores and reasons a clip, busy seconds."""
+    before = json.loads(str(earlier)) if earlier is not None else None
+    if before is not None:
+        scores = [{**old, **new} for old, new in zip(before["scores"], scores, strict=True)]
+        reasons = [{**old, **new} for old, new in zip(before["reasons"], reasons, strict=True)]
+        seconds = {**before["seconds"], **seconds}
+    return json.dumps({"scores": scores, "reasons": reasons, "seconds": seconds})

@@ -85,7 +85,7 @@ def scored_ticket(row: dict) -> ScoredTicket:
         latents=np.asarray(row["latents"], dtype=np.float16),
         scores=judged["scores"],
         reasons=judged["reasons"],
-        worker_seconds={"sampler": float(row["sampler_s"]), "scorer": float(row["scorer_s"])},
+        worker_seconds={"sampler": float(row["sampler_s"]), **judged["seconds"]},
     )
 
 
@@ -98,8 +98,9 @@ def segment_dataset(session: Session, segment: int):
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
-    cpus = sum(r.num_actors * r.num_cpus for r in (config.sampler, config.scorer))
-    gpus = sum(r.num_actors * r.num_gpus for r in (config.sampler, config.scorer))
+    scorers = config.scorer.all_pools
+    roles = [config.sampler, *scorers.values()]
+    cpus, gpus = (sum(r.num_actors * each(r) for r in roles) for each in (lambda r: r.num_cpus, lambda r: r.num_gpus))
     context.execution_options.resource_limits = ExecutionResources(cpu=cpus + 0.01, gpu=gpus)
     context.execution_options.preserve_order = False
     place = (session.run_dir, session.epoch)
@@ -114,15 +115,16 @@ def segment_dataset(session: Session, segment: int):
     gated = slots.map_batches(
         Gate, batch_size=1, compute=pool(1), num_cpus=0, fn_constructor_args=(*place, segment), batch_format="numpy"
     )
-    stages = ((SamplerStage, config.sampler), (ScorerStage, config.scorer))
-    for stage, role in stages:
+    stages = [(SamplerStage, config.sampler, place)]
+    stages += [(ScorerStage, role, (*place, name, name == list(scorers)[-1])) for name, role in scorers.items()]
+    for stage, role, arguments in stages:
         gated = gated.map_batches(
             stage,
             batch_size=1,
             compute=pool(role.num_actors),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,
-            fn_constructor_args=place,
+            fn_constructor_args=arguments,
             batch_format="numpy",
         )
     return gated

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     ValidationError,
     model_serializer,
     model_validator,
@@ -121,12 +122,31 @@ def plain_rewards(*names: str) -> list[RewardEntry]:
     return [RewardEntry.model_validate(name) for name in names]
 
 
-class Scorer(Role):
+class RewardPool(Role):
+    """Actors that hold the same rewards."""
+
     rewards: list[RewardEntry] = Field(
         default_factory=lambda: plain_rewards("tunejury_mini", "alignment_mini"),
         description="names, dotted paths, or mappings of name, target and options",
         min_length=1,
     )
+
+
+class Scorer(RewardPool):
+    """The first pool of scorers; a reward that wants other machines or more actors gets a pool of its own."""
+
+    pools: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")], RewardPool] = Field(
+        default_factory=dict, description="further pools: name -> rewards, num_actors, num_cpus, num_gpus, threads"
+    )
+
+    @property
+    def all_pools(self) -> dict[str, RewardPool]:
+        """Role name -> pool, in the order in which a ticket passes them."""
+        return {"scorer": self, **{f"scorer_{name}": pool for name, pool in self.pools.items()}}
+
+    @property
+    def all_rewards(self) -> list[RewardEntry]:
+        return [reward for pool in self.all_pools.values() for reward in pool.rewards]
 
 
 class Trainer(Section):
@@ -257,9 +277,12 @@ class Config(Section):
             decisive["loop"].pop(key)
         for key in ("in_between", "audio_clips"):
             decisive["evaluation"].pop(key)
-        for role in ("sampler", "scorer", "evaluation"):
+        pools = decisive["scorer"].pop("pools")
+        for role in (decisive["sampler"], decisive["scorer"], decisive["evaluation"], *pools.values()):
             for key in ("num_actors", "num_cpus", "num_gpus"):
-                decisive[role].pop(key, None)
+                role.pop(key, None)
+        if pools:  # where a reward runs decides nothing, which threads it takes may
+            decisive["scorer"]["pools"] = pools
         return hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -268,7 +291,8 @@ def cross_checks(config: Config) -> list[str]:
     problems = []
     if len({stage.name for stage in config.stages}) < len(config.stages):
         problems.append("stages: two stages have one name; give each its own")
-    for key, rewards in (("scorer.rewards", config.scorer.rewards), ("evaluation.scores", config.evaluation.scores)):
+    scored, evaluated = config.scorer.all_rewards, config.evaluation.scores
+    for key, rewards in (("scorer.rewards", scored), ("evaluation.scores", evaluated)):
         names = [reward.name for reward in rewards]
         problems += [f"{key}: two are named '{name}'; give each its own name" for name in repeated(names)]
     problems += crossover_problems(config)
@@ -300,7 +324,7 @@ def crossover_problems(config: Config) -> list[str]:
 def stage_problems(config: Config, stage: Stage) -> list[str]:
     """What a stage ranks by must be scored, and enough must be left to train on."""
     problems, clips, selection = [], config.sampler.clips_per_prompt, stage.selection
-    names = [reward.name for reward in config.scorer.rewards]
+    names = [reward.name for reward in config.scorer.all_rewards]
     for key in sorted({*selection.rank_by, stage.label_score} - set(names)):
         problems.append(
             f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
@@ -349,7 +373,7 @@ def resolve_rewards(rewards: Sequence[str | RewardEntry], config: Config) -> lis
     Raises:
         ValueError: one is neither a reward nor a name.
     """
-    known = {reward.name: reward for reward in config.scorer.rewards}
+    known = {reward.name: reward for reward in config.scorer.all_rewards}
     try:
         found = [RewardEntry.model_validate(reward) for reward in rewards]
     except ValidationError as error:

@@ -57,10 +57,11 @@ def check_devices(config: Config) -> None:
     """The bundled models compute on the CPU: a reserved GPU would stand idle."""
     from rlloop.rewards.registry import MINI_NAMES
 
-    rewards = {"scorer": config.scorer.rewards, "evaluation": config.evaluation.scores}
+    pools = config.scorer.all_pools
+    rewards = {**{name: pool.rewards for name, pool in pools.items()}, "evaluation": config.evaluation.scores}
     roles = {
         "sampler": config.sampler,
-        "scorer": config.scorer,
+        **pools,
         "evaluation": config.evaluation,
         "trainer": config.trainer,
     }
@@ -79,7 +80,7 @@ def check_targets(config: Config) -> None:
     from rlloop.rewards.registry import check_reward
 
     generator_builder(config)
-    for reward in resolve_rewards([*config.scorer.rewards, *config.evaluation.scores], config):
+    for reward in resolve_rewards([*config.scorer.all_rewards, *config.evaluation.scores], config):
         check_reward(reward)
     for stage in config.stages:
         load_algorithm(stage.algorithm)

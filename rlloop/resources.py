@@ -49,10 +49,11 @@ class Sizes:
 
 def resources(config: Config) -> list[Row]:
     """The rows of the resource table. Gate, pump, buffer and policy store take no CPU: they wait for others."""
-    roles = [("sampler", config.sampler), ("scorer", config.scorer), ("evaluator", config.evaluation)]
-    rows = [Row(name, role.num_actors, role.num_cpus, role.num_gpus, role.threads) for name, role in roles]
-    trainer = config.trainer
-    rows.insert(2, Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads))
+    roles = {"sampler": config.sampler, **config.scorer.all_pools}
+    rows = [Row(name, role.num_actors, role.num_cpus, role.num_gpus, role.threads) for name, role in roles.items()]
+    trainer, evaluation = config.trainer, config.evaluation
+    rows.append(Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads))
+    rows.append(Row("evaluator", 1, evaluation.num_cpus, evaluation.num_gpus, evaluation.threads))
     return [*rows, Row("control", 4, 0.0, 0.0, 1)]
 
 

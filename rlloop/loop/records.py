@@ -59,7 +59,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class Buffered:
-    """A ticket's rollouts are on disk. `worker_seconds` maps sampler and scorer to their busy time."""
+    """A ticket's rollouts are on disk. `worker_seconds` maps sampler and scorers to their busy time."""
 
     ticket: int
     version: int

@@ -93,7 +93,7 @@ class Snapshot:
     buffer_bytes: int
     oldest_rollout_seconds: float | None
     staleness_now: float | None
-    pools: Mapping[str, PoolStats]  # sampler, scorer, trainer, evaluator
+    pools: Mapping[str, PoolStats]  # sampler, scorer (and scorer_<pool>), trainer, evaluator
     trainer_state: str  # starting, waiting for cohort K, training, checkpointing, done
     train_step: int
     train_steps_total: int

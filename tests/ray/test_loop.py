@@ -128,14 +128,14 @@ def test_two_workers_train_like_one(reference, tmp_path):
 
 
 def test_failing_rows_and_deadly_tickets_are_tried_again(tmp_path):
-    """One sampler raises, another dies, and a third of all scores is missing: the run finishes, nothing is zero."""
+    """One sampler raises, another dies, and a third of a pool's scores is missing: the run finishes, nothing is zero."""
     run_dir = tmp_path / "run"
     marker = tmp_path / "died"
     overrides = (
         SYNCHRONOUS,
         "generator.target=tests.fakes:deadly_generator",
         f"generator.options={{marker: {marker}}}",
-        "scorer.rewards=['tests.fakes:Loudness', 'tests.fakes:Moody']",
+        "scorer.pools={moody: {rewards: ['tests.fakes:Moody'], num_actors: 2, num_cpus: 0.1}}",
         "stages.0.selection.rank_by={Moody: 1.0}",
         "evaluation.scores=['tests.fakes:Moody']",
     )
@@ -144,6 +144,7 @@ def test_failing_rows_and_deadly_tickets_are_tried_again(tmp_path):
     missing = [x for t in ledger.tickets for x in t.rollouts if x.scores["Moody"] is None]
     assert missing and all("moody" in x.reasons["Moody"] for x in missing)
     assert summary["failures"]["Moody: moody"] == len(missing)
+    assert all(set(x.scores) == {"Loudness", "Moody"} for t in ledger.tickets for x in t.rollouts)
     for selected in runs.selections(run_dir).values():
         for ticket, clip, _ in selected:
             assert ledger.tickets[ticket].rollouts[clip].scores["Moody"] is not None

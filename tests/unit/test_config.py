@@ -125,3 +125,18 @@ def test_deadlines_and_places_may_change_on_resume_but_not_what_decides_the_resu
     ):
         assert build({"stages": [{"name": "a"}], **raw}).digest() == digest
     assert build({"stages": [{"name": "a"}], "seed": 1}).digest() != digest
+
+
+POOLS = {"rewards": ["tunejury_mini"], "pools": {"text": {"rewards": ["alignment_mini"], "num_actors": 3}}}
+
+
+def test_a_reward_may_have_a_pool_of_its_own():
+    config = build({"scorer": POOLS})
+    assert list(config.scorer.all_pools) == ["scorer", "scorer_text"]
+    assert [reward.name for reward in config.scorer.all_rewards] == ["tunejury_mini", "alignment_mini"]
+    more = {"pools": {"text": {**POOLS["pools"]["text"], "num_actors": 1}}}
+    assert build({"scorer": {**POOLS, **more}}).digest() == config.digest()
+    with pytest.raises(ValueError, match="two are named 'tunejury_mini'"):
+        build({"scorer": {"pools": {"again": {"rewards": ["tunejury_mini"]}}}})
+    with pytest.raises(ValueError, match="my-pool"):
+        build({"scorer": {"pools": {"my-pool": {"rewards": ["judge_mini"]}}}})
