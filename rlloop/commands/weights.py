@@ -156,7 +156,7 @@ def verify(names: NAMES = None) -> None:
             print(f"{entry.name}/{name}: {verdict}", flush=True)
             bad += [] if is_good(verdict) else [f"{entry.name}/{name}"]
     if bad:
-        raise ValueError(f"{len(bad)} files are not as published: {', '.join(bad)}; fetch them, wrong ones removed")
+        raise ValueError(f"{len(bad)} files are not as published: {', '.join(bad)}; remove the wrong ones and fetch")
 
 
 @app.command("import")
@@ -197,3 +197,23 @@ def report(done: Taken) -> None:
         print(f"left {path}")
     if len(done.left) > MANY:
         print(f"left {len(done.left) - MANY} more")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run, one of its checkpoints, or a file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pt file to write; its .json says what it is.")],
+    like: Annotated[
+        str | None, typer.Option(help="Checkpoint whose names it takes: a path, a name, or ours. Default: the run's.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Score variant. Default: the run's, else v2.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Latent frames, for weights of no published size.")] = None,
+) -> None:
+    """Writes a trained network in the published layout: a flat torch state dict that the authors' code reads.
+
+    Example: rlloop weights export runs/paper fluxaudio_trained.pt
+    """
+    from rlloop.recipes.export_weights import export as export_weights
+
+    for line in export_weights(checkpoint, out, like=like, variant=variant, frames=frames):
+        print(line)

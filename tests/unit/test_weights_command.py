@@ -29,7 +29,7 @@ def run(*words: str):
 
 def test_every_verb_has_help_with_an_example():
     listed = run("--help").output
-    for verb in ("list", "fetch", "verify", "import"):
+    for verb in ("list", "fetch", "verify", "import", "export"):
         assert verb in listed
         shown = run(verb, "--help")
         assert shown.exit_code == 0 and f"Example: rlloop weights {verb}" in shown.output
