@@ -1,9 +1,11 @@
 """Fits the small heads of the mini rewards: functions of arrays, no files and no audio.
 
 180 labelled clips and 200 features leave room for little: a ridge on clamped features, and low-dimensional projections.
+The ridge is a linear head in the training loop of every reward head (recipes/head_training.py), with labels for pairs.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlloop.recipes.head_training import Schedule, fit, ridge_loss
 from rlloop.rewards.agreement import pearson
 from rlloop.rewards.tunejury import TuneJuryHead
 
@@ -43,9 +46,8 @@ def fit_head(features: np.ndarray, labels: np.ndarray, clamp: float, ridge: floa
     std = np.maximum(std, 0.05 * np.median(std))
     z = np.clip((features - mean) / std, -clamp, clamp)
     centre = z.mean(0)
-    z = z - centre
-    weight = np.linalg.solve(z.T @ z / len(z) + ridge * np.eye(z.shape[1]), z.T @ (labels - labels.mean()) / len(z))
-    bias = labels.mean() - centre @ weight - clamp * weight.sum()
+    weight, bias = fit_ridge(z - centre, labels, ridge)
+    bias -= centre @ weight + clamp * weight.sum()
     scale = np.diag(1 / std)
     state = {
         "net.0.weight": np.concatenate([scale, scale]),
@@ -61,6 +63,33 @@ def fit_head(features: np.ndarray, labels: np.ndarray, clamp: float, ridge: floa
     return {name: torch.from_numpy(value).float() for name, value in state.items()}
 
 
+def fit_ridge(z: np.ndarray, labels: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
+    """Weights [D] and bias of the linear head with the least ridge loss, to about 1e-9.
+
+    The loss is convex and the data fits one batch, so the loop runs on all rows with L-BFGS, from zero, and what it
+    validates on are the training rows.
+
+    Args:
+        z: [N, D] features of mean 0; labels: [N].
+    """
+    head = TuneJuryHead((z.shape[1], 1)).double()
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimizer = torch.optim.LBFGS(
+        head.parameters(),
+        max_iter=1000,
+        history_size=50,
+        tolerance_grad=1e-10,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+    rows = torch.arange(len(z))
+    loss = ridge_loss(torch.from_numpy(z).double(), torch.from_numpy(labels).double(), ridge)
+    fit(head, loss, rows, rows, optimizer, Schedule(batch_size=len(z), max_epochs=2, patience=1, min_delta=0.0))
+    linear = head.net[-1]
+    return linear.weight.detach().numpy()[0], linear.bias.item()
+
+
 @torch.no_grad()
 def apply_head(state: dict[str, Tensor], features: np.ndarray) -> np.ndarray:
     """[N, D] to [N] by the state dict of a head."""
@@ -68,19 +97,24 @@ def apply_head(state: dict[str, Tensor], features: np.ndarray) -> np.ndarray:
 
 
 def cross_validate(
-    views: dict[str, np.ndarray], labels: np.ndarray, prompts: np.ndarray, settings: HeadSettings, test: str
-) -> float:
-    """Pearson of predictions on view `test`, each prompt predicted by a head that never saw it.
+    views: dict[str, np.ndarray],
+    labels: np.ndarray,
+    prompts: np.ndarray,
+    settings: HeadSettings,
+    tests: Sequence[str],
+) -> dict[str, float]:
+    """Pearson of predictions on each view in `tests`, each prompt predicted by a head that never saw it.
 
     Args:
         views: name -> [N, D] features; labels: [N]; prompts: [N] number of the clip's prompt.
     """
-    predicted = np.zeros(len(labels))
+    predicted = {test: np.zeros(len(labels)) for test in tests}
     for fold in range(NUM_FOLDS):
         seen = prompts % NUM_FOLDS != fold
         state = fit_on_views(views, labels, seen, settings)
-        predicted[~seen] = apply_head(state, views[test][~seen])
-    return pearson(predicted, labels)
+        for test in tests:
+            predicted[test][~seen] = apply_head(state, views[test][~seen])
+    return {test: pearson(predicted[test], labels) for test in tests}
 
 
 def fit_on_views(

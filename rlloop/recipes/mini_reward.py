@@ -56,11 +56,8 @@ def choose_settings(table: Table, ear: str) -> tuple[HeadSettings, dict[str, flo
     views = {view: features[seen] for view, features in table.features[ear].items()}
     results = {}
     for settings in (HeadSettings(v, c, r) for v in FIT_VIEWS for c in CLAMPS for r in RIDGES):
-        figures = {
-            f"cv_pearson_{test}": cross_validate(views, table.labels[seen], table.prompts[seen], settings, test)
-            for test in TEST_VIEWS
-        }
-        results[settings] = figures
+        figures = cross_validate(views, table.labels[seen], table.prompts[seen], settings, TEST_VIEWS)
+        results[settings] = {f"cv_pearson_{test}": value for test, value in figures.items()}
     best = max(results, key=lambda settings: sum(results[settings].values()))
     return best, results[best]
 
