@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 SPREADS = ("running_var", "latent_std", "data_std")  # positive: 1 + 0.1 |n|
 MAGNITUDES = ("original0", "weight_g")  # of weight norm: 0.35 (1 + 0.1 n), which keeps deep stacks in range
 CENTRES = ("latent_mean", "data_mean")  # small although they have several dimensions
-CONSTANT = "filter"  # tensors that a model computes from its settings are not drawn
+CONSTANTS = ("filter",)  # keys that hold one of these are not drawn: a model computes them from its settings
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def value(key: str, shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
@@ -49,14 +52,18 @@ def array(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
     return np.asarray(np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape) * scale, dtype=np.float32)
 
 
-def fill(module: nn.Module, salt: int = 0, spelled: Callable[[str], str] = str) -> nn.Module:
+def fill(
+    module: Module, salt: int = 0, spelled: Callable[[str], str] = str, constants: Iterable[str] = CONSTANTS
+) -> Module:
     """Draws a module's state dict in place and puts it into evaluation mode; counters and constants stay.
 
     Args:
         spelled: a key of this project to the key of the state dict that the case was computed with.
+        constants: what the keys of tensors hold that are left alone.
     """
     with torch.no_grad():
         for key, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and CONSTANT not in key:
-                tensor.copy_(torch.from_numpy(value(spelled(key), tuple(tensor.shape), salt)))
+            name = spelled(key)
+            if tensor.is_floating_point() and not any(part in name for part in constants):
+                tensor.copy_(torch.from_numpy(value(name, tuple(tensor.shape), salt)))
     return module.eval()

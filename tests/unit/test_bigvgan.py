@@ -1,4 +1,4 @@
-"""BigVGAN against the reference implementation on drawn weights (reference.md section 5.3) and against plain filters."""
+"""BigVGAN against the reference implementation on drawn weights (reference.md section 5.3) and plain filters."""
 
 from dataclasses import replace
 

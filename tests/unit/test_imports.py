@@ -45,6 +45,7 @@ RULES = {
     "recipes": Rule(ALL_ROOMS, {"ray", "actors"}),
     "views": Rule({"config", "loop", "evaluation", "resources"}, {"ray", "torch", "actors"}),
     "main": ENTRY,
+    "conformance": ENTRY,
     "preflight": ENTRY,
     "commands": ENTRY,
 }
