@@ -26,6 +26,7 @@ from rlloop.views.terminal import LiveView
 log = logging.getLogger(__name__)
 TICK_S = 1.0
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+ALARM_STATUS = 3  # the run ended itself, neither by a fault nor by a signal
 
 
 @dataclass
@@ -168,6 +169,9 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
         return Outcome("failed", reason, 1)
     if report.get("stop_reason"):
         return Outcome("failed", report["stop_reason"], 1)
+    action, raised = session.config.evaluation.alarm.action, observer.alarms
+    if action != "warn" and raised:
+        return Outcome("stopped", f"alarm: {raised[0]['text']}", ALARM_STATUS)
     quiet = time.time() - observer.last_progress
     if quiet > session.config.loop.stall_timeout_s:
         return Outcome("failed", f"neither a commit nor a step since {quiet:.0f} s; {observer.whereabouts()}", 1)

@@ -11,13 +11,12 @@ import logging
 import os
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 
 from actors.session import Session
 from actors.store import fetch_arrays
-from rlloop.loop.snapshot import EvaluationResult
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ class Evaluator:
         return [version for version in self.session.plan.required_versions() if version not in stored]
 
     def _run(self) -> None:
+        from rlloop.recipes.judges import SetJudges
         from rlloop.recipes.sampler import Sampler
         from rlloop.recipes.scorer import Scorer
 
@@ -62,6 +62,7 @@ class Evaluator:
             self.sampler = Sampler(self.config, self.config.evaluation)
             role = self.config.evaluation
             self.scorer = Scorer(self.config, role.scores, role.threads, has_gpu=role.num_gpus > 0)
+            self.judges = SetJudges(self.config)
             while True:
                 version = self._next_version()
                 if version is not None:
@@ -84,7 +85,8 @@ class Evaluator:
         return next_version(newest, stored, required, self.config.evaluation.in_between)
 
     def _evaluate(self, version: int) -> None:
-        from rlloop.recipes.evaluations import evaluate, write_result
+        from rlloop.recipes.evaluations import evaluate, stored_results, write_result
+        from rlloop.recipes.judges import alarms
 
         began = time.time()
         _, arrays = fetch_arrays(self.session, "evaluator", version)
@@ -95,10 +97,13 @@ class Evaluator:
             self.session.tell("buffer", "add_busy", "evaluator", seconds)
 
         stage = self.session.plan.stage_of(max(0, version - 1)).name
+        path = self.session.path
         result = evaluate(
-            self.sampler, self.scorer, self.prompts, self.config, self.session.path, version, stage, progress
+            self.sampler, self.scorer, self.prompts, self.config, path, version, stage, progress, self.judges
         )
-        write_result(self.session.path, EvaluationResult(**{**asdict(result), "seconds": time.time() - began}))
+        history = [one for one in stored_results(path) if one.version < version] + [result]
+        found = alarms(self.config, path, history, num_planned=self.session.plan.num_versions + 1)
+        write_result(path, replace(result, alarms=found, seconds=time.time() - began))
 
     def _listen(self) -> None:
         """Decodes the best and the median rollout of the newest cohort."""

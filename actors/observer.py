@@ -57,6 +57,11 @@ class Observer:
         """Whether every required version has its stored result."""
         return bool(self.evaluator) and not self.evaluator.get("missing", [0])
 
+    @property
+    def alarms(self) -> list[dict]:
+        """Findings of all evaluations so far that set off the alarm."""
+        return [found for result in self.evaluator.get("results", ()) for found in result.alarms]
+
     def _refresh(self, name: str, method: str, *args: Any) -> None:
         """Takes an answer if there is one; asks again otherwise. A dead or busy actor leaves the last answer."""
         try:
@@ -114,7 +119,7 @@ class Observer:
             weight_sync_seconds=self.store.get("sync", {}),
             best_clip=clips.get("best"),
             median_clip=clips.get("median"),
-            messages=tuple(report.get("messages", ())),
+            messages=(*report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms)),
             eta_seconds=self._eta(report),
         )
 

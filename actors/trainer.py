@@ -296,6 +296,10 @@ class Worker:
                 weights_checksum=weights_checksum,
             )  # fmt: skip
             versions = self.plan.versions_to_keep(version, self.config.loop.max_staleness)
+            if self.config.evaluation.alarm.action == "rollback":
+                from rlloop.recipes.evaluations import evaluated_versions
+
+                versions |= evaluated_versions(self.session.path)
             checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, versions)
         except OSError as error:
             return f"{path}: cannot mark the checkpoint ({error}); free space there and repeat the command"

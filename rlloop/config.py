@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+SET_JUDGES = ("frechet_mini",)  # they judge the clips of an evaluation as one set
 PRESETS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -227,6 +228,20 @@ class Loop(Section):
     max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
 
 
+class Alarm(Section):
+    """What happens when the reward rises while a held-out judge falls over several evaluations."""
+
+    judges: list[str] | None = Field(
+        None,
+        description="evaluation.scores that no stage ranks by or trains with, or frechet_mini; null: all there are",
+    )
+    action: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="stop ends the run; rollback also names the version that the judge liked best its result"
+    )
+    level: float = Field(0.05, gt=0, lt=1, description="bound on the chance of a false alarm in a whole run")
+    window: int = Field(4, ge=3, description="evaluations of the short span, which sees a judge fall that had risen")
+
+
 class Evaluation(Role):
     """Fixed (prompt, seed) pairs, scored with a pinned version; nothing here is ever selected or trained on."""
 
@@ -241,6 +256,7 @@ class Evaluation(Role):
     )
     in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
     audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
+    alarm: Alarm = Field(default_factory=Alarm)
     sampling: Sampling = Field(default_factory=Sampling)
 
 
@@ -266,6 +282,14 @@ class Config(Section):
             raise ValueError(problem)
         return self
 
+    def judges(self) -> list[str]:
+        """Names of the held-out judges that the alarm watches."""
+        if self.evaluation.alarm.judges is not None:
+            return list(self.evaluation.alarm.judges)
+        used = trained_scores(self)
+        unused = [reward.name for reward in self.evaluation.scores if reward.name not in used]
+        return [*unused, *(SET_JUDGES if self.generator.target == "mini" else ())]
+
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
         decisive = self.model_dump(mode="json", exclude={"run_dir"})
@@ -275,7 +299,7 @@ class Config(Section):
             decisive["trainer"].pop(key)
         for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
             decisive["loop"].pop(key)
-        for key in ("in_between", "audio_clips"):
+        for key in ("in_between", "audio_clips", "alarm"):
             decisive["evaluation"].pop(key)
         pools = decisive["scorer"].pop("pools")
         for role in (decisive["sampler"], decisive["scorer"], decisive["evaluation"], *pools.values()):
@@ -296,6 +320,7 @@ def cross_checks(config: Config) -> list[str]:
         names = [reward.name for reward in rewards]
         problems += [f"{key}: two are named '{name}'; give each its own name" for name in repeated(names)]
     problems += crossover_problems(config)
+    problems += judge_problems(config)
     first = 0
     for stage in config.stages:
         problems += stage_problems(config, stage)
@@ -303,6 +328,28 @@ def cross_checks(config: Config) -> list[str]:
             where = f"stages.{stage.name}.phases.{number}"
             problems += [f"{where}: {problem}" for problem in phase_problems(config, phase, first)]
         first += stage.generations
+    return problems
+
+
+def trained_scores(config: Config) -> set[str]:
+    """Scores that some stage ranks by or trains with."""
+    return {name for stage in config.stages for name in (*stage.selection.rank_by, stage.label_score)}
+
+
+def judge_problems(config: Config) -> list[str]:
+    """A judge is evaluated, and held out: nothing is selected by it or trained with it."""
+    used, there = trained_scores(config), [reward.name for reward in config.evaluation.scores]
+    problems = []
+    for judge in config.evaluation.alarm.judges or ():
+        if judge in used:
+            problems.append(
+                f"evaluation.alarm.judges: '{judge}' is ranked by or trained with in a stage; a judge is held out"
+            )
+        elif judge not in (*there, *SET_JUDGES):
+            problems.append(
+                f"evaluation.alarm.judges: '{judge}' is not among evaluation.scores {there}; add it there, or name "
+                f"{' or '.join(SET_JUDGES)}"
+            )
     return problems
 
 

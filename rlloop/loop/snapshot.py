@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class EvaluationResult:
     """Held-out result of one version.
 
     `scores` maps a score name to one list per prompt of one value per seed (None where missing); `prompts` are the
-    held-out prompts in that order; `audio` are paths of the kept clips relative to run_dir.
+    held-out prompts in that order; `audio` are paths of the kept clips relative to run_dir. `distances` are of the
+    clips as a set; `alarms` are findings of rlloop.evaluation.alarm with a "text" each.
     """
 
     version: int
@@ -45,6 +47,8 @@ class EvaluationResult:
     audio: Sequence[str]
     seconds: float
     finished_at: float
+    distances: Mapping[str, float] = field(default_factory=dict)
+    alarms: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import numpy as np
 
 from rlloop.config import Config
 from rlloop.loop.snapshot import EvaluationResult
+from rlloop.recipes.judges import SetJudges, write_embeddings
 from rlloop.recipes.sampler import Sampler
 from rlloop.recipes.scorer import Scorer
+from rlloop.rewards.base import Clip
 
 SEED_BASE = 20_000  # the same for every run, so that runs can be compared
 
@@ -41,22 +43,27 @@ def evaluate(
     version: int,
     stage: str,
     progress: Callable[[int, int, float], None],
+    judges: SetJudges | None = None,
 ) -> EvaluationResult:
     """Samples every (prompt, seed) pair in batches, scores it, keeps the audio of the first `audio_clips` prompts.
 
-    `progress(done, total, seconds)` is called after each batch.
+    `progress(done, total, seconds)` is called after each batch. Judges of sets leave their embeddings on disk.
     """
     settings = config.evaluation
     seeds = evaluation_seeds(len(prompts), settings.seeds_per_prompt)
     pairs = [(p, s) for p in range(len(prompts)) for s in range(settings.seeds_per_prompt)]
     scores = {name: [[None] * settings.seeds_per_prompt for _ in prompts] for name in scorer.names}
     audio_paths = []
+    heard: dict[str, list[np.ndarray]] = {name: [] for name in judges.embedders} if judges else {}
     for first in range(0, len(pairs), settings.batch):
         began = time.monotonic()
         batch = pairs[first : first + settings.batch]
         texts = [prompts[p] for p, _ in batch]
         drawn = sampler.sample(texts, [seeds[p][s] for p, s in batch], settings.sampling)
-        judged, _ = scorer.score(drawn.audio, drawn.sample_rate_hz, texts)
+        clips = [Clip(wave, drawn.sample_rate_hz, text) for wave, text in zip(drawn.audio, texts, strict=True)]
+        judged, _ = scorer.score_clips(clips)
+        for name, found in (judges.embed(clips) if judges else {}).items():
+            heard[name].append(found)
         for (p, s), found, audio in zip(batch, judged, drawn.audio, strict=True):
             for name, value in found.items():
                 scores[name][p][s] = value
@@ -64,7 +71,10 @@ def evaluate(
                 name = f"version{version:06d}-prompt{p:03d}"
                 audio_paths.append(write_clip(run_dir, name, audio, drawn.sample_rate_hz))
         progress(first + len(batch), len(pairs), time.monotonic() - began)
-    return EvaluationResult(version, stage, list(prompts), seeds, scores, audio_paths, 0.0, time.time())
+    sets = {name: np.concatenate(found).reshape(len(prompts), -1, found[0].shape[-1]) for name, found in heard.items()}
+    write_embeddings(run_dir, version, sets)
+    distances = judges.distances(sets) if judges else {}
+    return EvaluationResult(version, stage, list(prompts), seeds, scores, audio_paths, 0.0, time.time(), distances)
 
 
 def write_clip(run_dir: Path, name: str, audio: np.ndarray, sample_rate_hz: int) -> str:
@@ -84,6 +94,11 @@ def write_result(run_dir: Path, result: EvaluationResult) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(asdict(result)))
     os.replace(scratch, path)
+
+
+def evaluated_versions(run_dir: Path) -> set[int]:
+    """Versions that have a stored result."""
+    return {int(path.stem.removeprefix("version")) for path in (run_dir / "evaluations").glob("version*.json")}
 
 
 def stored_results(run_dir: Path) -> list[EvaluationResult]:

@@ -55,6 +55,8 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
         "scores": {name: score_entry(result) for name, result in compared.items()},
         "guards": {name: guard_entry(result) for name, result in compared.items() if name != label},
         "policy_versions": snapshot.version,
+        "alarms": [dict(found) for evaluation in snapshot.evaluations for found in evaluation.alarms],
+        "result_version": result_version(config, snapshot),
         "tickets": dict(snapshot.tickets),
         "clips_generated": snapshot.clips_generated,
         "wall_seconds": round(snapshot.time - snapshot.started_at, 1),
@@ -63,6 +65,14 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
         "evaluations": [evaluation_entry(evaluation, config) for evaluation in snapshot.evaluations],
         "seed": config.seed,
     }
+
+
+def result_version(config: Config, snapshot: Snapshot) -> int:
+    """The version to go on with: the last; after an alarm, where it rolls back, the one that the judge liked best."""
+    raised = [found for evaluation in snapshot.evaluations for found in evaluation.alarms]
+    if raised and config.evaluation.alarm.action == "rollback":
+        return raised[0]["best_version"]
+    return snapshot.version
 
 
 def endpoints(snapshot: Snapshot) -> tuple[EvaluationResult | None, EvaluationResult | None]:
@@ -123,6 +133,7 @@ def evaluation_entry(evaluation: EvaluationResult, config: Config) -> dict[str, 
         "version": evaluation.version,
         "stage": evaluation.stage,
         "scores": scores,
+        "distances": {name: plain(value) for name, value in evaluation.distances.items()},
         "audio": list(evaluation.audio),
         "seconds": round(evaluation.seconds, 1),
     }
@@ -172,7 +183,20 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 
 def verdict_lines(summary: dict[str, Any]) -> list[str]:
-    """The gain with its interval, then each guard that fell."""
+    """The gain with its interval, each guard that fell, each alarm, and the version to go on with."""
+    return [*gain_lines(summary), *alarm_lines(summary)]
+
+
+def alarm_lines(summary: dict[str, Any]) -> list[str]:
+    lines = [f"ALARM: {found['text']}" for found in summary["alarms"]]
+    if summary["result_version"] != summary["policy_versions"]:
+        lines.append(f"rolled back: the result is version {summary['result_version']}, see checkpoints/")
+    if lines and summary["status"] == "stopped":
+        lines.append("the same command with evaluation.alarm.action=warn goes on all the same")
+    return lines
+
+
+def gain_lines(summary: dict[str, Any]) -> list[str]:
     if summary["reward_gain"] is None:
         return [f"no before and after: version 0 or version {summary['policy_versions']} was not evaluated"]
     interval = f"[{show_score(summary['ci_low'])}, {show_score(summary['ci_high'])}]"

@@ -12,7 +12,8 @@ SCALARS = {
     "reward/heldout": "the reward on the held-out prompts, mean over prompts of means over seeds; step: version",
     "cohort/{score}": "a named score, mean over all rollouts of a cohort; step: generation",
     "cohort/missing": "scores of a cohort that failed; step: generation",
-    "heldout/{score}": "a named score on the held-out prompts; step: version",
+    "heldout/{score}": "a named score, or distance of the set, on the held-out prompts; step: version",
+    "alarm/raised": "judges that fell while the reward rose over several evaluations; step: version",
     "staleness/mean": "versions that a cohort's rollouts lagged, mean; step: generation",
     "staleness/max": "the same, largest; step: generation",
     "train/loss": "loss of an update; step: update",
@@ -33,5 +34,6 @@ AUDIO = {
 }
 TEXT = {
     "configuration": "the resolved configuration as YAML; step 0",
+    "alarm": "what set the alarm off: judge, versions, changes and p; step: version",
     "audio/prompts": "the prompts of audio/heldout_0, 1, ...; step 0",
 }

@@ -84,9 +84,9 @@ class RunWriter:
             self._text("configuration", "\n".join(f"    {line}" for line in resolved.splitlines()), time)
             self.written.has_texts = True
 
-    def _text(self, tag: str, markdown: str, time: float) -> None:
+    def _text(self, tag: str, markdown: str, time: float, step: int = 0) -> None:
         assert tag in TEXT, tag
-        self.events.text(tag, markdown, 0, time)
+        self.events.text(tag, markdown, step, time)
 
     def _cohort(self, cohort: CohortStats, snapshot: Snapshot) -> None:
         if cohort.generation <= self.written.generation:
@@ -110,6 +110,11 @@ class RunWriter:
         self._scalar("reward/heldout", mean_score(evaluation, score_label(self.config)), version, time)
         for score in evaluation_labels(self.config):
             self._scalar("heldout/{score}", mean_score(evaluation, score), version, time, score=score)
+        for name, value in evaluation.distances.items():
+            self._scalar("heldout/{score}", value, version, time, score=name)
+        self._scalar("alarm/raised", float(len(evaluation.alarms)), version, time)
+        if evaluation.alarms:
+            self._text("alarm", "\n\n".join(found["text"] for found in evaluation.alarms), time, version)
         for number, path in enumerate(evaluation.audio):
             self._audio("audio/heldout_{number}", path, version, time, number=number)
         self._audio("audio/best", snapshot.best_clip, version, time)

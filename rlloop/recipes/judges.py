@@ -1,0 +1,102 @@
+"""The judges of a run: which held-out scores are watched, and what the alarm finds after each evaluation.
+
+A judge is a score that no stage ranks by or trains with, or `frechet_mini`: how far the clips as a set lie from real
+music, heard by an ear that saw no label of the reward.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from rlloop.config import Config
+from rlloop.evaluation.alarm import Evaluated, look
+from rlloop.evaluation.frechet import FrechetStatistics
+from rlloop.loop.snapshot import EvaluationResult
+from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, make_embedder
+from rlloop.rewards.base import Clip
+
+SETS = {"frechet_mini": ("musicnn", MINI_REFERENCE)}  # judge -> its ear and its reference
+
+
+class SetJudges:
+    """Hears whole sets of clips: one embedding a clip, and the distance of all of them from the reference."""
+
+    def __init__(self, config: Config):
+        names = [name for name in config.judges() if name in SETS]
+        self.embedders: dict[str, Embedder] = {name: make_embedder(SETS[name][0]) for name in names}
+        self.references = references(names)
+
+    def embed(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+        """Judge -> [n, D]; NaN for all where a clip cannot be heard."""
+        found = {}
+        for name, embedder in self.embedders.items():
+            try:
+                found[name] = embedder.embed(clips).astype(np.float32)
+            except Exception:  # a broken clip costs its batch its embeddings, never the evaluation
+                found[name] = np.full((len(clips), self.references[name].dim), np.nan, np.float32)
+        return found
+
+    def distances(self, embeddings: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Judge -> Frechet distance of the clips [P, S, D] that could be heard; left out with fewer than two."""
+        heard = {name: found.reshape(-1, found.shape[-1]) for name, found in embeddings.items()}
+        heard = {name: found[np.isfinite(found).all(axis=1)] for name, found in heard.items()}
+        return {
+            name: self.references[name].distance(FrechetStatistics.of(found))
+            for name, found in heard.items()
+            if len(found) > 1
+        }
+
+
+def references(names: Sequence[str]) -> dict[str, FrechetStatistics]:
+    return {name: FrechetStatistics.load(SETS[name][1]) for name in names}
+
+
+def alarms(config: Config, run_dir: Path, results: Sequence[EvaluationResult], num_planned: int) -> list[dict]:
+    """What sets off the alarm at the newest of these evaluations: judge, versions, changes, p, and a sentence."""
+    judges = config.judges()
+    if not judges:
+        return []
+    sets = [name for name in judges if name in SETS]
+    history = [
+        Evaluated(one.version, one.scores, {name: read_embeddings(run_dir, one, name) for name in sets})
+        for one in sorted(results, key=lambda one: one.version)
+    ]
+    findings = look(
+        history,
+        next(iter(config.stages[-1].selection.rank_by)),
+        judges,
+        num_planned=num_planned,
+        references={name: statistics.mean for name, statistics in references(sets).items()},
+        window=config.evaluation.alarm.window,
+        level=config.evaluation.alarm.level,
+    )
+    return [{**asdict(finding), "text": str(finding)} for finding in findings if finding.is_alarm]
+
+
+def embeddings_path(run_dir: Path, version: int, judge: str) -> Path:
+    return run_dir / "evaluations" / f"version{version:06d}-{judge}.npy"
+
+
+def write_embeddings(run_dir: Path, version: int, embeddings: Mapping[str, np.ndarray]) -> None:
+    """Keeps [P, S, D] of each judge beside the version's result; complete or not there."""
+    for judge, found in embeddings.items():
+        path = embeddings_path(run_dir, version, judge)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        with scratch.open("wb") as file:
+            np.save(file, found, allow_pickle=False)
+        os.replace(scratch, path)
+
+
+def read_embeddings(run_dir: Path, result: EvaluationResult, judge: str) -> np.ndarray:
+    """[P, S, D]; all NaN where the version was evaluated without this judge, or its file is damaged."""
+    try:
+        return np.load(embeddings_path(run_dir, result.version, judge), allow_pickle=False)
+    except (OSError, ValueError):
+        shape = (len(result.prompts), len(result.seeds[0]), references([judge])[judge].dim)
+        return np.full(shape, np.nan, np.float32)
