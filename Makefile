@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion bench-default lint types clean system
+.PHONY: help run test test-unit test-laion bench-default bench-sampling lint types clean system
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -33,6 +33,9 @@ test-laion: $(LAION)/.installed  ## CLAP against laion-clap itself, in .venv-lai
 
 bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (an hour); ARGS="--seeds 0 1"
 	@$(WITH_VENV) $(PY) bench/default_run.py $(ARGS)
+
+bench-sampling: $(STAMP)  ## batch, bfloat16, torch.compile and parts of FluxAudio-S into bench/results.md (20 minutes)
+	@$(WITH_VENV) $(PY) -m bench.sampling $(ARGS)
 
 lint: $(STAMP)  ## ruff: errors, imports, format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
