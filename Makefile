@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion bench-default bench-sampling lint types clean system
+.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling lint types clean system
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -30,6 +30,9 @@ test-unit: $(STAMP)  ## the tests that start no Ray
 
 test-laion: $(LAION)/.installed  ## CLAP against laion-clap itself, in .venv-laion (0.6 GB beside .venv, two minutes)
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 LAION_PYTHON=$(LAION)/bin/python $(PY) -m pytest tests/laion -s $(ARGS)
+
+conformance: $(STAMP)  ## golden cases against this implementation, two minutes; ARGS="--only crpo"
+	@$(WITH_VENV) $(PY) -m rlloop.conformance tests/golden $(ARGS)
 
 bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (an hour); ARGS="--seeds 0 1"
 	@$(WITH_VENV) $(PY) bench/default_run.py $(ARGS)
