@@ -60,7 +60,7 @@ def build_official(
         mode: "16k" or "44k"; or sizes of one's own.
         variant: score variant of the forward pass; None takes the default of `load_network`.
         crossover: checkpoint of the network that takes over at `sampling.crossover_t`.
-        decode_batch: clips that are decoded at once; 0.5 GB each at 44.1 kHz.
+        decode_batch: clips that are decoded at once.
     Raises:
         ValueError: a part is missing, unreadable or not of the mode's rate; one line that names the file.
     """
