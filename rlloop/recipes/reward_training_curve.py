@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -45,12 +44,13 @@ class Curve:
         def on_epoch(epoch: Epoch) -> None:
             nonlocal best
             best = min(best, epoch.val_loss)
-            self.lines.write(json.dumps({"seed": seed, **asdict(epoch)}) + "\n")
+            losses = {"train_loss": epoch.train_loss, "val_loss": epoch.val_loss}
+            self.lines.write(json.dumps({"seed": seed, "epoch": epoch.number, **losses}) + "\n")
             self.lines.flush()
-            for name in ("train_loss", "val_loss"):
-                events.scalar(f"reward_training/{name}", getattr(epoch, name), epoch.number, time.time())
+            for name, value in losses.items():
+                events.scalar(f"reward_training/{name}", value, epoch.number, time.time())
             events.commit({"epoch": epoch.number})
-            losses = f"loss {epoch.train_loss:.4f}, validation {epoch.val_loss:.4f}, best {best:.4f}"
-            self.bar.update(task, advance=1, description=f"seed {seed}: epoch {epoch.number}, {losses}")
+            text = f"loss {epoch.train_loss:.4f}, validation {epoch.val_loss:.4f}, best {best:.4f}"
+            self.bar.update(task, advance=1, description=f"seed {seed}: epoch {epoch.number}, {text}")
 
         return on_epoch

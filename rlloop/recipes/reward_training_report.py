@@ -23,7 +23,7 @@ A TuneJury head (arXiv:2606.17006): {width} features of a clip and its prompt (b
 differences between clips mean something: P(a preferred to b) = sigmoid(reward a - reward b).
 
 Trained on {train} pairs of `{data}` ({train_ties} of them ties, kept as 0.5), stopped by {val} others. The split is
-{split}. {leak}
+{split}.{leak}
 
 | seed | epochs | validation loss | accuracy on {decided} held-out pairs | 95 % over prompts | calibration error |
 |---|---|---|---|---|---|
@@ -98,7 +98,7 @@ def write_card(metrics: dict, data: str, path: Path) -> None:
         train_ties=pairs["ties"]["train"],
         val=pairs["val"],
         split=pairs["split"],
-        leak=f"{seen} prompts of held-out pairs also occur in training, so the figures flatter it." if seen else "",
+        leak=f" {seen} prompts of held-out pairs also occur in training, so the figures flatter it." if seen else "",
         decided=pairs["test"] - pairs["ties"]["test"],
         rows="\n".join(rows),
         chosen=metrics["chosen_seed"],

@@ -219,6 +219,7 @@ def test_a_training_learns_and_says_what_it_learned(pairs_file, tmp_path):
 
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert len(curve) == sum(one["epochs"] for one in metrics["seeds"])
+    assert curve[0].keys() == {"seed", "epoch", "train_loss", "val_loss"}
     assert list((out / "tensorboard" / "seed_1").glob("events*"))
     heldout = [json.loads(line) for line in (out / "heldout.jsonl").read_text().splitlines()]
     assert len(heldout) == metrics["pairs"]["test"]
