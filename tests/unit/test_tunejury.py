@@ -7,10 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import ClapModel
 
 from rlloop.rewards.base import Clip, Reward
+from rlloop.rewards.clap import ClapEmbedder
+from rlloop.rewards.mert import MertEmbedder
 from rlloop.rewards.tunejury import TuneJury, TuneJuryHead, check_blocks, load_head, tunejury
+from rlloop.weights.clap import to_laion
 from tests.golden.cases import arrays, drawn_inputs, fill
+from tests.tiny_encoders import clap_config, make_clap_tokenizer
 from tests.unit.test_mert import make_folder
 
 RATE = 16_000
@@ -180,3 +185,28 @@ def test_it_is_built_from_weights(tmp_path):
         tunejury(tmp_path / "head.safetensors", mert=tmp_path / "small", features=["mert"], device="cpu")
     with pytest.raises(ValueError, match="neither an existing path nor a known name"):
         tunejury("no_such_head")
+
+
+def test_real_ears_give_a_clip_in_a_mixed_batch_what_it_gets_alone(tmp_path):
+    config = clap_config()
+    config.projection_dim = config.text_config.projection_dim = config.audio_config.projection_dim = 512
+    torch.manual_seed(0)
+    state = {"module." + key: value for key, value in to_laion(ClapModel(config).state_dict()).items()}
+    torch.save({"state_dict": state}, tmp_path / "clap.pt")
+    make_clap_tokenizer(tmp_path / "tokenizer")
+    make_folder(tmp_path / "mert", hidden_size=1024, num_hidden_layers=1, num_conv_pos_embeddings=2)
+
+    def new_reward() -> TuneJury:  # each with ears of its own: CLAP remembers what it heard
+        clap = ClapEmbedder(tmp_path / "clap.pt", tmp_path / "tokenizer", "cpu", config=config)
+        return TuneJury(make_head(2048), clap, MertEmbedder.from_folder(tmp_path / "mert", "cpu"))
+
+    clips = [
+        clip(0.1, "slow waltz"),
+        clip(0.2, "", rate=44100),
+        clip(0.1, "jazz", rate=48000, seconds=11.0),  # CLAP crops it
+        clip(0.3, "a much longer prompt of piano and drums"),
+        clip(0.1, "noise", seconds=2.5),
+    ]
+    together = [score.value for score in new_reward().score(clips)]
+    alone = [new_reward().score([one])[0].value for one in clips]
+    assert together == pytest.approx(alone, abs=1e-4) and len(set(together)) == 5
