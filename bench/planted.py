@@ -34,12 +34,12 @@ class Loudness:
 
 REWARD = "bench.planted:Loudness"
 OVERRIDES = [
-    f"scorer.rewards=['{REWARD}']",
+    f"scorer.rewards=['{REWARD}', tunejury_mini]",
     f"evaluation.scores=['{REWARD}', tunejury_mini, judge_mini, alignment_mini]",
     "stages.0.generations=6",
     "stages.0.tickets=30",
     "stages.0.selection={top_fraction: 0.1, min_examples: 8, rank_by: {Loudness: 1.0}}",
-    "stages.0.label_score=Loudness",
+    "stages.0.label_score=tunejury_mini",  # as the generator was trained: the conditioning keeps its meaning
 ]
 
 
