@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlloop.evaluation.statistics import Scores
-from rlloop.evaluation.trends import Trend, score_trend, shift_trend, squared_shifts
+from rlloop.evaluation.trends import Trend, mean_product, prompt_values, score_trend, shift_trend
 
 MIN_EVALUATIONS = 3  # "several": the start and two more
 REWARD_P = 0.05  # of the reward's rise; a condition, so it costs no false alarm
@@ -104,7 +104,7 @@ def look(
         versions = [evaluated.version for evaluated in span]
         rise = score_trend(_scores(span, reward), versions, direction=1)
         for judge in judges:
-            trend, best = _judge(span, versions, judge, references.get(judge), share)
+            trend, best = _judge(span, versions, judge, references.get(judge))
             findings.append(
                 Finding(
                     judge,
@@ -122,7 +122,7 @@ def look(
 
 
 def _judge(
-    span: Sequence[Evaluated], versions: list[int], judge: str, reference: np.ndarray | None, level: float
+    span: Sequence[Evaluated], versions: list[int], judge: str, reference: np.ndarray | None
 ) -> tuple[Trend, int]:
     """The trend of one judge, and the version it liked best."""
     if reference is None:
@@ -130,14 +130,14 @@ def _judge(
         means = [np.nanmean(one) if np.isfinite(one).any() else -np.inf for one in scores]
         return score_trend(scores, versions, direction=-1), versions[int(np.argmax(means))]
     embeddings = np.stack([_known(evaluated.embeddings, judge, evaluated.version) for evaluated in span])
-    far = [squared_shift(one.reshape(-1, one.shape[-1]), reference) for one in embeddings]
-    return shift_trend(embeddings, versions, reference, level=level), versions[int(np.argmin(far))]
+    far = [squared_shift(one, reference) for one in embeddings]
+    return shift_trend(embeddings, versions, reference), versions[int(np.argmin(far))]
 
 
 def squared_shift(embeddings: np.ndarray, reference_mean: np.ndarray) -> float:
-    """Squared distance of the mean of [n, D] from [D], without bias from n; infinite with fewer than two that exist."""
-    there = embeddings[np.isfinite(embeddings).all(axis=1)].astype(np.float64) - reference_mean
-    return float(squared_shifts(there @ there.T, np.ones(len(there)))) if len(there) > 1 else float("inf")
+    """Squared distance of the mean of [P, S, D] from [D], without bias from P; infinite with fewer than two prompts."""
+    means = prompt_values(embeddings[None])[0] - reference_mean
+    return float(mean_product(means @ means.T)) if len(means) > 1 else float("inf")
 
 
 def _scores(span: Sequence[Evaluated], name: str) -> np.ndarray:

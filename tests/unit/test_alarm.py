@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlloop.evaluation.alarm import Evaluated, corrected_level, look, spans, squared_shift
-from rlloop.evaluation.trends import UNKNOWN, score_trend, shift_trend, slope_weights, squared_shifts
+from rlloop.evaluation.trends import UNKNOWN, mean_product, prompt_values, score_trend, shift_trend, slope_weights
 
 P, S, D = 12, 2, 6
 ORIGIN = np.zeros(D)
@@ -115,21 +115,27 @@ def test_equal_slopes_are_certain_and_no_slope_is_nothing():
     assert score_trend(rising[:, :3], [0, 1, 2], direction=1) == UNKNOWN
 
 
-def test_the_shift_has_no_bias_from_the_number_of_clips():
+def test_the_shift_has_no_bias_from_the_number_of_prompts():
     rng = np.random.default_rng(0)
     truth = 0.5 * np.ones(D)
-    found = [squared_shift(truth + rng.standard_normal((3, D)), ORIGIN) for _ in range(4000)]
+    found = [squared_shift(truth + rng.standard_normal((3, 1, D)), ORIGIN) for _ in range(4000)]
     assert np.mean(found) == pytest.approx(truth @ truth, abs=0.1)  # the plain one would be 2 higher
-    x = rng.standard_normal((4, D))
-    members = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]])
-    expected = [x[0] @ x[1], (x[0] @ x[2] + x[0] @ x[3] + x[2] @ x[3]) / 3]
-    assert squared_shifts(x @ x.T, members) == pytest.approx(expected)
+    x = rng.standard_normal((3, D))
+    expected = (x[0] @ x[1] + x[0] @ x[2] + x[1] @ x[2]) / 3
+    assert mean_product(x @ x.T) == pytest.approx(expected)
 
 
-def test_the_permutation_test_keeps_its_level():
-    """p-values under the null are at most as often below a level as the level says."""
+def test_prompt_values_leave_out_what_is_missing_at_any_version():
+    values = np.arange(12.0).reshape(2, 3, 2, 1)
+    values[1, 0, 1] = np.nan  # the second seed of prompt 0, at version 1
+    values[0, 2] = np.nan  # all of prompt 2
+    assert prompt_values(values)[..., 0].tolist() == [[0.0, 2.5], [6.0, 8.5]]
+
+
+def test_the_shift_keeps_its_level_where_every_prompt_moves_in_its_own_way():
+    """Under the null p-values are below a level about as often as it says: a prompt's versions are no repeats."""
     rng = np.random.default_rng(0)
-    prompts = rng.standard_normal((200, 1, 6, 1, D))  # prompts differ, versions do not
-    clips = prompts + rng.standard_normal((200, 3, 6, 2, D))
-    p = np.array([shift_trend(one, [0, 1, 2], ORIGIN, level=0.05, seed=n).p_value for n, one in enumerate(clips)])
+    start = rng.standard_normal((400, 1, 20, 1, D))
+    walks = np.cumsum(rng.standard_normal((400, 4, 20, 1, D)), axis=1)  # prompts wander apart, their mean by chance
+    p = np.array([shift_trend(one, [0, 1, 2, 3], ORIGIN).p_value for one in start + walks])
     assert np.mean(p <= 0.05) < 0.1 and np.mean(p <= 0.5) == pytest.approx(0.5, abs=0.1)
