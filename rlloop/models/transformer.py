@@ -82,7 +82,8 @@ class SelfAttention(nn.Module):
         """x [B, L, D] -> q, k, v, each [B, H, L, d]."""
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim, 3)).transpose(1, 2).unbind(-1)
         q, k = (norm(h.float()).to(v.dtype) for norm, h in ((self.q_norm, q), (self.k_norm, k)))
-        return [rotate(q, table), rotate(k, table), v]
+        # CUDA's fused attention wants whole rows of v; on the CPU, v as it is keeps results to the bit
+        return [rotate(q, table), rotate(k, table), v.contiguous() if v.is_cuda else v]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
