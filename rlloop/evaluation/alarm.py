@@ -1,8 +1,8 @@
 """The alarm: the training reward rises while a held-out judge falls over several evaluations.
 
 A rule, not a service: it is asked after every evaluation with all evaluations so far, and answers with findings. The
-chance that a judge without any true fall sets it off once in a whole run stays below `level`: every test that the plan
-foresees gets its share (Bonferroni), the judge's alone, whatever the reward does.
+chance that judges without any true fall set it off once in a whole run stays below `level`: every test that the plan
+foresees gets its share (Bonferroni), the judge's alone, whatever the reward does. bench/alarm.md measures it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def look(
     num_planned: int,
     references: Mapping[str, np.ndarray] | None = None,
     window: int = 4,
-    level: float = 0.05,
+    level: float = 0.03,
 ) -> list[Finding]:
     """Findings about the newest evaluation, one a judge and span; `[f for f in ... if f.is_alarm]` is the alarm.
 

@@ -71,12 +71,12 @@ def score_cell(before: Scores | None, after: Scores) -> dict[str, Any]:
     return cell | {"num_prompts": source.num_prompts, "num_missing": source.num_missing}
 
 
-def distance_cell(before: Distance | None, after: Distance) -> dict[str, Any]:
+def distance_cell(before: Distance | None, after: Distance, *, allow_other_n: bool = False) -> dict[str, Any]:
     """The value after with its n; the gain, or in `note` why there is none."""
     gain, note = None, ""
     if before is not None:
         try:
-            gain = plain(distance_gain(before, after))
+            gain = plain(distance_gain(before, after, allow_other_n=allow_other_n))
         except ValueError as error:
             note = str(error)
     return {"value": plain(after.value), "n": after.n, "gain": gain, "note": note}

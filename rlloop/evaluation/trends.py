@@ -1,7 +1,7 @@
 """Whether a score falls, or a set of clips moves away, over several evaluations of the same prompts and seeds.
 
-The statistic is the least-squares slope over versions, the unit is the prompt: a policy moves each prompt's clips in its
-own way, so versions of one prompt are no repeats of each other, and only what prompts have in common is a trend.
+The statistic is the least-squares slope over versions, the unit is the prompt: a policy moves each prompt's clips in
+its own way, so versions of one prompt are no repeats of each other, and only what prompts have in common is a trend.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def shift_trend(embeddings: np.ndarray, versions: Sequence[int], reference_mean:
 
 
 def prompt_values(values: np.ndarray) -> np.ndarray:
-    """[V, P, S, D] -> [V, Q, D]: means over the seeds that are finite at every version; prompts without one fall out."""
+    """[V, P, S, D] -> [V, Q, D]: means over seeds that are finite at every version; a prompt without one falls out."""
     complete = np.isfinite(values).all(axis=(0, 3))  # [P, S]
     kept = complete.any(axis=1)
     weights = complete[kept] / complete[kept].sum(axis=1, keepdims=True)

@@ -92,7 +92,7 @@ def test_spans_and_their_share_of_the_level():
 
 def test_more_evaluations_than_planned_share_the_level_too():
     history = run([0.0] * 6, [0.0] * 6)
-    assert look(history, "reward", ["judge"], num_planned=3)[0].level == pytest.approx(0.05 / 6)
+    assert look(history, "reward", ["judge"], num_planned=3, level=0.06)[0].level == pytest.approx(0.01)
 
 
 def test_the_slope_by_hand():

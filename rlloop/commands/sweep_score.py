@@ -1,0 +1,67 @@
+"""`rlloop sweep-score`: what a policy makes of its conditioning score, as a table, figures and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    scores: Annotated[
+        str, typer.Option(help="Values of s, comma between; none samples without one.")
+    ] = "0,0.5,1,1.5,2,3",
+    config: Annotated[str, typer.Option(help="Preset or file: generator, evaluation, held-out prompts.")] = "mini",
+    weights: Annotated[
+        Path | None, typer.Option(help="A run's checkpoint folder or its weights.safetensors; default: as shipped.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.svg.")] = Path("runs/sweep"),
+) -> None:
+    """Samples the held-out prompts at each s, with the same seeds: scores with intervals, distance, Spearman of s.
+
+    Example: rlloop sweep-score --scores 0,1,2,3 --weights runs/mini/checkpoints/v000003-s000000
+    """
+    from rlloop.config import load
+
+    values, settings = parse(scores), load(config)
+
+    from rich.console import Console
+
+    from rlloop.recipes.sampler import Sampler
+    from rlloop.recipes.score_sweep import load_policy, sweep, write_sweep
+    from rlloop.views.evaluation import sweep_table
+    from rlloop.views.progress import JobProgress
+
+    evaluation = settings.evaluation
+    total = len(values) * evaluation.num_prompts * evaluation.seeds_per_prompt
+    with JobProgress("clips", total) as progress:
+        progress.phase("loading the models")
+        sampler = Sampler(settings, evaluation)
+        if weights is not None:
+            load_policy(sampler, weights)
+        found = sweep(settings, values, sampler, progress.advance)
+    write_sweep(found, out)
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(sweep_table(found))
+    print(f"{out}/sweep.json, {out}/sweep.svg")
+
+
+def parse(text: str) -> list[float | None]:
+    """Numbers and `none`, comma between, each once.
+
+    Raises:
+        ValueError: something else, or nothing.
+    """
+    found: list[float | None] = []
+    for word in [word.strip() for word in text.split(",") if word.strip()]:
+        try:
+            value = None if word.lower() == "none" else float(word)
+        except ValueError:
+            raise ValueError(f"--scores: '{word}' is no number; expected values such as 0,1,2 or none") from None
+        if value is not None and not -1e6 < value < 1e6:
+            raise ValueError(f"--scores: '{word}' is no score; expected values such as 0,1,2 or none")
+        found.append(value)
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"--scores '{text}' names {len(found)} values; expected one or more, each once")
+    return found

@@ -1,0 +1,116 @@
+"""Samples the held-out prompts at several values of the conditioning score s, and scores them.
+
+The same prompts and noise seeds at every s, those of the run's evaluations, so that points differ in s alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from rlloop.config import Config
+from rlloop.evaluation.distances import Distance
+from rlloop.evaluation.frechet import FrechetStatistics
+from rlloop.evaluation.sweep import Point, summarise_sweep
+from rlloop.recipes.build import heldout_prompts
+from rlloop.recipes.clip_hearing import embed_clips
+from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, musicnn_embedder
+from rlloop.recipes.evaluations import evaluation_seeds
+from rlloop.recipes.sampler import Sampler
+from rlloop.recipes.scorer import Scorer
+from rlloop.rewards.base import Clip
+from rlloop.views.svg import Line, Panel, figure
+
+
+def sweep(config: Config, scores: Sequence[float | None], sampler: Sampler, advance: Callable[[int], None]) -> dict:
+    """Figures of evaluation.sweep.summarise_sweep, with `frechet_mini` as the distance.
+
+    Args:
+        scores: the values of s; None samples without a score.
+        advance: called with the number of clips after each batch.
+    """
+    settings = config.evaluation
+    scorer = Scorer(config, settings.scores, settings.threads)
+    ear, reference = musicnn_embedder(), FrechetStatistics.load(MINI_REFERENCE)
+    points = [_point(config, s, sampler, scorer, ear, reference, advance) for s in scores]
+    return summarise_sweep(points)
+
+
+def _point(
+    config: Config,
+    s: float | None,
+    sampler: Sampler,
+    scorer: Scorer,
+    ear: Embedder,
+    reference: FrechetStatistics,
+    advance: Callable[[int], None],
+) -> Point:
+    """All (prompt, seed) pairs at one s."""
+    settings, prompts = config.evaluation, heldout_prompts(config)
+    seeds = evaluation_seeds(len(prompts), settings.seeds_per_prompt)
+    pairs = [(p, n) for p in range(len(prompts)) for n in range(settings.seeds_per_prompt)]
+    found = {name: np.full((len(prompts), settings.seeds_per_prompt), np.nan) for name in scorer.names}
+    embeddings = []
+    for first in range(0, len(pairs), settings.batch):
+        part = pairs[first : first + settings.batch]
+        texts = [prompts[p] for p, _ in part]
+        sampling = settings.sampling.model_copy(update={"score": s})
+        drawn = sampler.sample(texts, [seeds[p][n] for p, n in part], sampling)
+        clips = [Clip(wave, drawn.sample_rate_hz, text) for wave, text in zip(drawn.audio, texts, strict=True)]
+        for (p, n), values in zip(part, scorer.score_clips(clips)[0], strict=True):
+            for name, value in values.items():
+                found[name][p, n] = np.nan if value is None else value
+        embeddings += [row for row in embed_clips(clips, ear) if not isinstance(row, str)]
+        advance(len(part))
+    if len(embeddings) < 2:
+        return Point(s, found)
+    far = FrechetStatistics.of(np.stack(embeddings)).distance(reference)
+    return Point(
+        s, found, {"frechet_mini": Distance("frechet_mini", far, len(embeddings), reference.checksum, reference.count)}
+    )
+
+
+def load_policy(sampler: Sampler, weights: Path) -> None:
+    """Puts a checkpoint's weights.safetensors (or the one in a checkpoint's folder) into the sampler.
+
+    Raises:
+        ValueError: it is missing, damaged, or not of this network.
+    """
+    path = weights / "weights.safetensors" if weights.is_dir() else weights
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error}); give a checkpoint's folder") from error
+    sampler.load(arrays, 0)
+
+
+def write_sweep(found: dict[str, Any], out: Path) -> None:
+    """sweep.json and sweep.svg."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "sweep.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (out / "sweep.svg").write_text(sweep_figure(found), encoding="utf-8")
+
+
+def sweep_figure(found: dict[str, Any]) -> str:
+    """A panel a score and distance over s; a point without a score has no place on the axis and is left out."""
+    rows = [row for row in found["points"] if row["s"] is not None]
+    xs = [row["s"] for row in rows]
+    panels = []
+    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
+        cells = [row["scores"][name] for row in rows]
+        mean, low, high = ([cell[key] for cell in cells] for key in ("mean", "ci_low", "ci_high"))
+        rho = found["spearman"][name]["rho"]
+        title = name if rho is None else f"{name} (Spearman {rho:+.2f})"
+        panels.append(Panel(title, [Line(name, xs, mean, low, high)]))
+    for name in dict.fromkeys(name for row in rows for name in row["distances"]):
+        cells = [row["distances"].get(name) for row in rows]
+        size = next(cell["n"] for cell in cells if cell)
+        values = [cell["value"] if cell else None for cell in cells]
+        panels.append(Panel(f"{name} (lower is nearer, n = {size})", [Line(name, xs, values)]))
+    return figure(panels, "conditioning score s")
