@@ -10,11 +10,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlloop.rewards.base import Clip
 from rlloop.rewards.mini import ASSETS, Ear
+
+if TYPE_CHECKING:
+    from rlloop.rewards.clap import ClapEmbedder
 
 WINDOW_SECONDS = 5.0  # what the mini generator makes; musicnn's features depend on how much they are averaged over
 MINI_REFERENCE = ASSETS / "frechet_musicnn.safetensors"
@@ -59,32 +63,44 @@ def musicnn_embedder(crop_seed: int = 0, ear: Ear | None = None) -> Embedder:
     return Embedder("musicnn", f"musicnn {file_digest(weights)}, middle {WINDOW_SECONDS:g} s, -18 LUFS", embed)
 
 
-def clap_embedder(crop_seed: int = 0) -> Embedder:
-    """LAION-CLAP with the scoring checkpoint: FAD-CLAP (reference.md section 11.1)."""
+def clap_embedder(crop_seed: int = 0, checkpoint: Path | None = None, clap: ClapEmbedder | None = None) -> Embedder:
+    """LAION-CLAP with the scoring checkpoint: FAD-CLAP (reference.md section 11.1).
+
+    Args:
+        checkpoint, clap: another file, and what was built of it; crop and seed are then its own.
+    """
     from rlloop.rewards.clap import SCORING, shared_embedder
     from rlloop.weights import resolve
 
-    clap = shared_embedder(SCORING, "roberta_base", "auto", crop="random", seed=crop_seed, quantise=True, batch_size=16)
+    # Shared with the reward clap_score, so that a batch of clips is heard once.
+    heard = clap or shared_embedder(
+        SCORING, "roberta_base", "auto", crop="random", seed=crop_seed, quantise=True, batch_size=16
+    )
 
     def embed(clips: Sequence[Clip]) -> np.ndarray:
-        return clap.audio([clip.audio for clip in clips], [clip.sample_rate_hz for clip in clips]).numpy()
+        return heard.audio([clip.audio for clip in clips], [clip.sample_rate_hz for clip in clips]).numpy()
 
-    return Embedder("clap", f"clap {file_digest(resolve(SCORING))}, random 10 s of seed {crop_seed}", embed)
+    digest = file_digest(checkpoint or resolve(SCORING))
+    return Embedder("clap", f"clap {digest}, {heard.crop} 10 s of seed {heard.seed}", embed)
 
 
-def mert_embedder(crop_seed: int = 0) -> Embedder:
-    """MERT-v1-330M, last layer's mean over the whole clip: what MAD is taken on (reference.md section 11.1)."""
+def mert_embedder(crop_seed: int = 0, folder: Path | None = None) -> Embedder:
+    """MERT-v1-330M, last layer's mean over the whole clip: what MAD is taken on (reference.md section 11.1).
+
+    Args:
+        folder: another one than the catalogue's.
+    """
     from rlloop.rewards.mert import WEIGHTS, MertEmbedder
     from rlloop.weights import resolve
 
-    folder = resolve("mert_v1_330m")
+    folder = folder or resolve("mert_v1_330m")
     mert = MertEmbedder.from_folder(folder)
     weights = next(folder / name for name in WEIGHTS if (folder / name).is_file())
 
     def embed(clips: Sequence[Clip]) -> np.ndarray:
         return mert.audio([clip.audio for clip in clips], [clip.sample_rate_hz for clip in clips]).cpu().numpy()
 
-    return Embedder("mert", f"mert {file_digest(weights)}, whole clip", embed)
+    return Embedder("mert", f"mert {file_digest(weights)}, do_normalize {mert.do_normalize}, whole clip", embed)
 
 
 def middle(clip: Clip, seconds: float) -> Clip:

@@ -4,11 +4,24 @@ import logging
 
 import numpy as np
 import pytest
+import torch
+from transformers import ClapModel
 
 from rlloop.evaluation.frechet import FrechetStatistics
 from rlloop.evaluation.reference import cached_reference, load_reference
-from rlloop.recipes.embedders import MINI_REFERENCE, WINDOW_SECONDS, middle, musicnn_embedder
+from rlloop.recipes.embedders import (
+    MINI_REFERENCE,
+    WINDOW_SECONDS,
+    clap_embedder,
+    make_embedder,
+    middle,
+    musicnn_embedder,
+)
 from rlloop.rewards.base import Clip
+from rlloop.rewards.clap import ClapEmbedder
+from rlloop.weights.clap import to_laion
+from tests.tiny_encoders import CLAP_WIDTH, clap_config, make_clap_tokenizer
+from tests.unit.test_mert import SIZES, make_folder, wave
 
 
 class Ear:
@@ -105,3 +118,31 @@ def test_the_middle_of_a_long_clip_and_the_short_one_itself():
     clip = Clip(np.arange(100, dtype=np.float32), 10, "")
     assert middle(clip, 4).audio.tolist() == list(range(30, 70))
     assert middle(clip, 10) is clip and middle(clip, 11) is clip
+
+
+def test_clap_hears_a_random_part_of_a_long_track_by_its_seed(tmp_path):
+    """On a tiny CLAP: a short clip is the same to every seed, a long one is not, and the seed is in the identity."""
+    torch.manual_seed(0)
+    torch.save({"state_dict": to_laion(ClapModel(clap_config()).state_dict())}, tmp_path / "clap.pt")
+    tokenizer, rng = make_clap_tokenizer(tmp_path / "tokenizer"), np.random.default_rng(0)
+    fade = np.linspace(0, 0.5, 16_000 * 14, dtype=np.float32)
+    long = Clip(fade * rng.standard_normal(len(fade)).astype(np.float32), 16_000, "")
+    short = middle(long, 3)
+    ears = [
+        clap_embedder(checkpoint=tmp_path / "clap.pt", clap=ClapEmbedder(
+            tmp_path / "clap.pt", tokenizer, "cpu", seed=seed, config=clap_config()))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    first, second = (ear.embed([long, short]) for ear in ears)
+    assert first.shape == (2, CLAP_WIDTH) and ears[0].identity != ears[1].identity
+    assert np.allclose(first[1], second[1]) and not np.allclose(first[0], second[0], atol=1e-4)
+    with pytest.raises(ValueError, match="embedding 'bat': expected one of musicnn, clap, mert"):
+        make_embedder("bat")
+
+
+def test_mert_hears_the_whole_clip(tmp_path):
+    make_folder(tmp_path)
+    ear, samples = mert_embedder(folder=tmp_path), wave(1.5)
+    whole, half = ear.embed([Clip(samples, 24_000, ""), Clip(samples[:18_000], 24_000, "")])
+    assert whole.shape == (SIZES["hidden_size"],) and not np.allclose(whole, half)
+    assert ear.identity.startswith("mert ") and "do_normalize False" in ear.identity
