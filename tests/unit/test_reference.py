@@ -14,6 +14,7 @@ from rlloop.recipes.embedders import (
     WINDOW_SECONDS,
     clap_embedder,
     make_embedder,
+    mert_embedder,
     middle,
     musicnn_embedder,
 )
