@@ -138,3 +138,12 @@ class Broken:
 
     def score(self, clips) -> list[FakeScore]:
         raise RuntimeError("out of order")
+
+
+class Betrayed(Loudness):
+    """A judge that falls exactly as the loudness rises."""
+
+    name = "Betrayed"
+
+    def score(self, clips) -> list[FakeScore]:
+        return [FakeScore(-found.value) for found in super().score(clips)]
