@@ -57,9 +57,9 @@ def cast_layers(network: nn.Module, dtype: torch.dtype) -> None:
 def keep_large_blocks() -> None:
     """Makes glibc keep freed blocks of up to 2 GB for the next allocation; holds for the whole process.
 
-    By default a block above 32 MB goes back to the kernel when it is freed, and the next one comes page by page: 173 000
-    page faults and 22 % of the time per clip in a batch of 16 official ones on a CPU thread. Nothing happens where there
-    is no glibc.
+    By default a block above 32 MB goes back to the kernel when it is freed, and the next one comes page by page:
+    173 000 page faults and 22 % of the time per clip in a batch of 16 official ones on a CPU thread. Without
+    glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

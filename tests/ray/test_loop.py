@@ -128,7 +128,7 @@ def test_two_workers_train_like_one(reference, tmp_path):
 
 
 def test_failing_rows_and_deadly_tickets_are_tried_again(tmp_path):
-    """One sampler raises, another dies, and a third of a pool's scores is missing: the run finishes, nothing is zero."""
+    """One sampler raises, another dies, a third of a pool's scores is missing: the run finishes, nothing is zero."""
     run_dir = tmp_path / "run"
     marker = tmp_path / "died"
     overrides = (

@@ -48,9 +48,7 @@ def test_blocks_hold_whole_calls_and_every_row_once(num_rows, per_call):
 
 def test_a_pool_larger_than_the_machine_is_refused():
     Pool(num_cpus=0.5).check({})
-    with pytest.raises(
-        ValueError, match="^1000 actors of 1 CPUs take 1000, .*lower --actors or --cpus"
-    ):
+    with pytest.raises(ValueError, match="^1000 actors of 1 CPUs take 1000, .*lower --actors or --cpus"):
         Pool(num_actors=1000).check({})
     with pytest.raises(ValueError, match="GPUs take 4000"):
         Pool(num_actors=1000, num_cpus=0.001, num_gpus=4).check({})
