@@ -116,6 +116,8 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
         time.sleep(TICK_S)
         outcome = _show(observer, view, writer) or _decide_last(session, signals, observer) or outcome
     _show(observer, view, writer)
+    if outcome.status == "finished":
+        outcome = _alarmed(session, observer) or outcome
     writer.close()
     return outcome, observer.snapshot()
 
@@ -149,6 +151,13 @@ def _interrupted(signals: Signals) -> Outcome:
     return Outcome("stopped", f"{number.name} received", INTERRUPTED[number])
 
 
+def _alarmed(session: Session, observer: Observer) -> Outcome | None:
+    """The end that the configuration asks of an alarm."""
+    if session.config.evaluation.alarm.action == "warn" or not observer.alarms:
+        return None
+    return Outcome("stopped", f"alarm: {observer.alarms[0]['text']}", ALARM_STATUS)
+
+
 def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer: Observer) -> Outcome | None:
     """Whether the run is over, and how. None while it goes on."""
     if signals.received:
@@ -169,9 +178,8 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
         return Outcome("failed", reason, 1)
     if report.get("stop_reason"):
         return Outcome("failed", report["stop_reason"], 1)
-    action, raised = session.config.evaluation.alarm.action, observer.alarms
-    if action != "warn" and raised:
-        return Outcome("stopped", f"alarm: {raised[0]['text']}", ALARM_STATUS)
+    if raised := _alarmed(session, observer):
+        return raised
     quiet = time.time() - observer.last_progress
     if quiet > session.config.loop.stall_timeout_s:
         return Outcome("failed", f"neither a commit nor a step since {quiet:.0f} s; {observer.whereabouts()}", 1)

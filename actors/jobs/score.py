@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.jobs.pool import Pool, run_pool, start
-from rlloop.config import Config, RewardEntry, score_name
-from rlloop.recipes.clip_files import ClipFile, ScoreLine, resume, write_lines
+from rlloop.config import Config, RewardEntry, resolve_rewards, score_name
+from rlloop.recipes.clip_files import ClipFile, ScoreLine, claim, resume, write_lines
 from rlloop.recipes.clip_scoring import ScoreWorker
 from rlloop.views.progress import JobProgress
 
@@ -40,17 +42,22 @@ def score_clips(
     """
     began = time.monotonic()
     names = [score_name(reward) for reward in rewards]
-    done = resume(out, names)
-    todo = [clip for clip in dict.fromkeys(clips) if (clip.path, clip.prompt) not in done]
-    resumed = len(clips) - len(todo)
-    view.total = len(todo)
     out.parent.mkdir(parents=True, exist_ok=True)
+    claim(out, digest(clips, rewards, config))
+    done = resume(out, names)
+    resumed = sum((clip.path, clip.prompt) in done for clip in clips)
+    todo = [clip for clip in dict.fromkeys(clips) if (clip.path, clip.prompt) not in done]
+    for clip in [clip for clip in todo if not is_unicode(clip)]:
+        reasons = dict.fromkeys(names, "its name or prompt is no Unicode text; rename it")
+        done[clip.path, clip.prompt] = ScoreLine(clip.path, clip.prompt, dict.fromkeys(names), reasons)
+        todo.remove(clip)
+    view.total = len(todo)
     write_lines(out, list(done.values()))
     if todo:
         view.phase("starting Ray and loading the rewards")
         start()
         with out.open("a", encoding="utf-8") as file:
-            args = (config, list(rewards), pool.threads, pool.device)
+            args = (config, list(rewards), batch, pool.threads, pool.device)
             for found in run_pool(ScoreWorker, args, [asdict(clip) for clip in todo], batch, pool):
                 line = ScoreLine(**found)
                 done[line.path, line.prompt] = line
@@ -61,3 +68,18 @@ def score_clips(
     write_lines(out, lines)
     missing = Counter(reason for line in lines for reason in set(line.reasons.values()))
     return Summary(len(clips), resumed, dict(missing), time.monotonic() - began)
+
+
+def digest(clips: Sequence[ClipFile], rewards: Sequence[str | RewardEntry], config: Config) -> str:
+    """What a scores file is of: where the clips lie, and the rewards with their options."""
+    folders = sorted({str(Path(clip.file).parent) for clip in clips})
+    meant = [reward.model_dump(mode="json") for reward in resolve_rewards(rewards, config)]
+    return hashlib.sha256(json.dumps([folders, meant]).encode()).hexdigest()
+
+
+def is_unicode(clip: ClipFile) -> bool:
+    """Whether path and prompt can travel: a file name of other bytes cannot."""
+    try:
+        return bool((clip.file + clip.prompt).encode())
+    except UnicodeEncodeError:
+        return False

@@ -39,7 +39,7 @@ def run(
     from rlloop.resources import machine_cpus
 
     settings = load(config)
-    chosen = [name.strip() for name in rewards.split(",") if name.strip()] or list(settings.scorer.rewards)
+    chosen = [name.strip() for name in rewards.split(",") if name.strip()] or settings.scorer.all_rewards
     found = list_clips(clips)
 
     from actors.jobs.pool import Pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,14 +76,47 @@ def read_pairs(path: Path, blocks: Sequence[str] | None = None) -> Pairs:
 
 
 def with_splits(pairs: Pairs, seed: int) -> Pairs:
-    """The pairs with the split that their file gives, or else with a seeded one by prompt."""
-    return pairs if any(pairs.split) else replace(pairs, split=split_by_prompt(pairs.prompt, seed))
+    """The pairs with the split that their file gives, or else with a seeded one by prompt, or by clips without prompts.
+
+    Raises:
+        ValueError: pairs without prompts share so many clips that no split keeps them apart.
+    """
+    if any(pairs.split):
+        return pairs
+    units = [prompt or f"\0clips {group}" for prompt, group in zip(pairs.prompt, clip_groups(pairs), strict=True)]
+    largest = max(Counter(unit for unit in units if unit.startswith("\0")).values(), default=0)
+    if largest > max(1, len(units) / 2):
+        raise ValueError(
+            f"{largest} of {len(units)} pairs have no prompt and share clips, directly or through others: a seeded "
+            "split would put the same clips on both sides; bring prompts, or a split column"
+        )
+    return replace(pairs, split=split_by_prompt(units, seed))
+
+
+def clip_rows(features: Tensor) -> list[bytes]:
+    """What tells clips apart: the bytes of each row of [N, D]."""
+    return [row.tobytes() for row in features.numpy()]
+
+
+def clip_groups(pairs: Pairs) -> list[int]:
+    """A number a pair; pairs that share a clip, directly or through others, have the same (union-find)."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(clip: bytes) -> bytes:
+        while parent.setdefault(clip, clip) != clip:
+            parent[clip] = parent[parent[clip]]
+            clip = parent[clip]
+        return clip
+
+    sides = list(zip(clip_rows(pairs.features_a), clip_rows(pairs.features_b), strict=True))
+    for a, b in sides:
+        parent[root(a)] = root(b)
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(root(a), len(numbers)) for a, _ in sides]
 
 
 def split_by_prompt(prompts: Sequence[str], seed: int, *, val: float = 0.1, test: float = 0.1) -> list[str]:
     """A split of each pair, by a seeded order of the prompts: a prompt's pairs all fall on one side.
-
-    Pairs without a prompt are split one by one; if they share clips, give the file a split of its own.
 
     Args:
         val, test: the shares of the pairs, reached to within one prompt.

@@ -99,11 +99,13 @@ def look(
     references = references or {}
     share = corrected_level(level, max(num_planned, len(history)), window, len(judges))
     findings = []
-    for length in spans(len(history), window):
-        span = history[len(history) - length :]
-        versions = [evaluated.version for evaluated in span]
-        rise = score_trend(_scores(span, reward), versions, direction=1)
-        for judge in judges:
+    for judge in judges:
+        heard = [evaluated for evaluated in history if _has(evaluated, judge, reward)]  # a gap is passed over
+        lengths = spans(len(heard), window) if heard and heard[-1] is history[-1] else []
+        for length in lengths:
+            span = heard[len(heard) - length :]
+            versions = [evaluated.version for evaluated in span]
+            rise = score_trend(_scores(span, reward), versions, direction=1)
             trend, best = _judge(span, versions, judge, references.get(judge))
             findings.append(
                 Finding(
@@ -119,6 +121,13 @@ def look(
                 )
             )
     return findings
+
+
+def _has(evaluated: Evaluated, judge: str, reward: str) -> bool:
+    """Whether the version has any value of the judge and of the reward."""
+    kind = evaluated.embeddings if judge in evaluated.embeddings else evaluated.scores
+    found = (_known(kind, judge, evaluated.version), _known(evaluated.scores, reward, evaluated.version))
+    return all(np.isfinite(np.array(values, dtype=float)).any() for values in found)
 
 
 def _judge(

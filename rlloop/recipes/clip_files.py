@@ -33,7 +33,7 @@ class ScoreLine:
     reasons: Mapping[str, str]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))  # ASCII: whatever a name or a prompt holds, a line stays one line
 
 
 def list_clips(source: Path) -> list[ClipFile]:
@@ -78,7 +78,7 @@ def read_lines(path: Path) -> list[tuple[int, dict]]:
         ValueError: not readable, or a line is no object.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a prompt may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as UTF-8 text ({error})") from error
     found = []
@@ -94,28 +94,41 @@ def read_lines(path: Path) -> list[tuple[int, dict]]:
     return found
 
 
+def claim(out: Path, digest: str) -> None:
+    """Notes beside `out` what its scores are of, on the first start; a later one must be of the same.
+
+    Args:
+        digest: of the clips' source and of the rewards with their options.
+    Raises:
+        ValueError: `out` was begun for other clips or other rewards.
+    """
+    note = out.with_name(out.name + ".of")
+    if not out.is_file() or not out.stat().st_size:
+        note.write_text(digest + "\n", encoding="utf-8")
+    elif not note.is_file() or note.read_text(encoding="utf-8").strip() != digest:
+        raise ValueError(f"{out}: holds scores of other clips, or by rewards of other options; choose another --out")
+
+
 def resume(out: Path, names: Sequence[str]) -> dict[tuple[str, str], ScoreLine]:
-    """Lines that an earlier run of the same rewards left, by (path, prompt); a half-written last line is dropped.
+    """Complete lines that an earlier run left, by (path, prompt); what lacks a score is left out, to be tried again.
 
     Raises:
         ValueError: `out` holds something else, or scores of other rewards: nothing of it is overwritten.
     """
     if not out.is_file():
         return {}
-    text = out.read_bytes().decode("utf-8", errors="replace")
+    lines = out.read_bytes().decode("utf-8", errors="replace").split("\n")
     done = {}
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
+    for number, line in enumerate(lines[:-1], 1):  # the last is empty, or half written
         try:
             row = ScoreLine(**json.loads(line))
+            held = set(row.scores)
         except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"{out}:{number}: is no line of scores ({error}); choose another --out") from error
-        if set(row.scores) != set(names):
-            raise ValueError(
-                f"{out}: holds scores {sorted(row.scores)}, asked for {sorted(names)}; choose another --out"
-            )
-        done[row.path, row.prompt] = row
+        if held != set(names):
+            raise ValueError(f"{out}: holds scores {sorted(held)}, asked for {sorted(names)}; choose another --out")
+        if None not in row.scores.values():
+            done[row.path, row.prompt] = row
     return done
 
 

@@ -22,15 +22,21 @@ class ScoreWorker:
     Args:
         config: of the run that the rewards belong to; small, it travels to each worker.
         rewards: as in `scorer.rewards`.
+        batch: clips heard at once; the rows of a call may be many more.
         threads: torch threads. device: "cpu", or "cuda" where the worker has a share of a GPU.
     Raises:
         ValueError: a reward cannot be built.
     """
 
-    def __init__(self, config: Config, rewards: Sequence[str | RewardEntry], threads: int, device: str):
+    def __init__(self, config: Config, rewards: Sequence[str | RewardEntry], batch: int, threads: int, device: str):
+        self.batch = batch
         self.scorer = Scorer(config, rewards, threads, has_gpu=device != "cpu")
 
     def __call__(self, rows: Sequence[Mapping[str, str]]) -> Iterator[dict]:
+        for first in range(0, len(rows), self.batch):
+            yield from self._score(rows[first : first + self.batch])
+
+    def _score(self, rows: Sequence[Mapping[str, str]]) -> Iterator[dict]:
         clips: dict[int, Clip] = {}
         broken: dict[int, str] = {}
         for index, row in enumerate(rows):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from rlloop.data.pairs import Pairs
+from rlloop.data.pairs import Pairs, clip_rows
 from rlloop.rewards.agreement import bootstrap_interval
 from rlloop.rewards.calibration import expected_calibration_error, pair_accuracy
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlloop.recipes.reward_training import Trained
 
 WINNERS = {1.0: "model_a", 0.0: "model_b", 0.5: "tie"}
+SEEDED = "seeded, the pairs of a prompt, or of the same clips, together"
 CARD = """# A reward head trained by `rlloop reward train`
 
 A TuneJury head (arXiv:2606.17006): {width} features of a clip and its prompt (blocks: {blocks}) to one number. Only
@@ -62,12 +63,17 @@ def measure(trained: Trained, pairs: Pairs, test: Tensor) -> dict:
 
 def describe(pairs: Pairs, rows: dict[str, Tensor], given: Pairs) -> dict:
     """How many pairs there are in each split, how it was made, and whether prompts lie on both sides of it."""
+    a, b = clip_rows(pairs.features_a), clip_rows(pairs.features_b)
+    clips = {name: {side[row] for row in found.tolist() for side in (a, b)} for name, found in rows.items()}
     prompts = {name: {pairs.prompt[row] for row in found.tolist()} - {""} for name, found in rows.items()}
     return {
         **{name: len(found) for name, found in rows.items()},
         "ties": {name: int((pairs.target[found] == 0.5).sum()) for name, found in rows.items()},
-        "split": "that of the file" if any(given.split) else "seeded, the pairs of a prompt together",
+        "split": "that of the file"
+        if any(given.split)
+        else "seeded, the pairs of a prompt, or of the same clips, together",
         "test_prompts_seen_in_training": len(prompts["test"] & (prompts["train"] | prompts["val"])),
+        "test_clips_seen_in_training": len(clips["test"] & (clips["train"] | clips["val"])),
     }
 
 
@@ -84,7 +90,7 @@ def write_heldout(trained: Trained, pairs: Pairs, test: Tensor, path: Path) -> N
 def write_card(metrics: dict, data: str, path: Path) -> None:
     """The model card: what the head is, what it was trained on, and the figures of metrics.json."""
     pairs = metrics["pairs"]
-    seen = pairs["test_prompts_seen_in_training"]
+    seen = [f"{n} {what}" for what in ("prompts", "clips") if (n := pairs[f"test_{what}_seen_in_training"])]
     rows = [
         f"| {one['seed']} | {one['epochs']} | {one['val_loss']:.4f} | {one['accuracy']:.4f} "
         f"| {one['accuracy_95'][0]:.3f} to {one['accuracy_95'][1]:.3f} | {one['calibration_error']:.4f} |"
@@ -98,7 +104,7 @@ def write_card(metrics: dict, data: str, path: Path) -> None:
         train_ties=pairs["ties"]["train"],
         val=pairs["val"],
         split=pairs["split"],
-        leak=f" {seen} prompts of held-out pairs also occur in training, so the figures flatter it." if seen else "",
+        leak=f" {', '.join(seen)} of held-out pairs also occur in training, so the figures flatter it." if seen else "",
         decided=pairs["test"] - pairs["ties"]["test"],
         rows="\n".join(rows),
         chosen=metrics["chosen_seed"],

@@ -11,7 +11,7 @@ from rlloop.config import Config, RewardEntry, score_name
 from rlloop.recipes.build import build_rewards
 
 if TYPE_CHECKING:
-    from rlloop.rewards.base import Clip
+    from rlloop.rewards.base import Clip, Score
 
 Scores = list[dict[str, float | None]]
 Reasons = list[dict[str, str]]
@@ -58,23 +58,22 @@ class Scorer:
         scores: Scores = [{} for _ in clips]
         reasons: Reasons = [{} for _ in clips]
         for name, reward in zip(self.names, self.rewards, strict=True) if clips else ():
-            for index, (value, reason) in enumerate(self._score_one(reward, clips)):
-                scores[index][name] = value
-                if value is None:
-                    reasons[index][name] = f"{name}: {reason or 'no reason given'}"
+            for index, found in enumerate(self._score_one(reward, clips)):
+                scores[index][name] = found.value
+                if found.value is None:
+                    reasons[index][name] = f"{name}: {found.reason}"
         return scores, reasons
 
     @staticmethod
-    def _score_one(reward, clips) -> list[tuple[float | None, str | None]]:
+    def _score_one(reward, clips: Sequence[Clip]) -> list[Score]:
+        """No reward hears what is no sound, and one clip that breaks it costs the others nothing."""
+        from rlloop.rewards.base import Score
+        from rlloop.rewards.guards import refuse_sound, score_in_parts
+
+        reasons = [refuse_sound(clip.audio) if len(clip.audio) else "no samples" for clip in clips]
+        good = [clip for clip, reason in zip(clips, reasons, strict=True) if reason is None]
         try:
-            results = reward.score(clips)
-        except Exception as error:  # a user's reward may raise anything; the clips stay, their score is missing
-            return [(None, f"{type(error).__name__}: {error}")] * len(clips)
-        if len(results) != len(clips):
-            return [(None, f"returned {len(results)} scores for {len(clips)} clips")] * len(clips)
-        checked = []
-        for result in results:
-            finite = result.value is not None and np.isfinite(result.value)
-            reason = result.reason if result.value is None else (None if finite else f"score is {result.value}")
-            checked.append((float(result.value) if finite else None, reason))
-        return checked
+            found = iter(score_in_parts(good, reward.score) if good else [])
+        except ValueError as error:  # it miscounts
+            found = iter([Score(None, str(error))] * len(good))
+        return [next(found) if reason is None else Score(None, reason) for reason in reasons]

@@ -1,6 +1,7 @@
 """Refuses clips whose score would mean nothing. Each clip by itself: a broken one never costs its neighbours."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,24 +64,27 @@ def score_guarded(clips: Sequence[Clip], values: Callable[[list[Clip]], Sequence
     """
     reasons = [refuse(clip) for clip in clips]
     good = [clip for clip, reason in zip(clips, reasons, strict=True) if reason is None]
-    scores = iter(_score_all(good, values) if good else [])
+    scores = iter(score_in_parts(good, values) if good else [])
     return [next(scores) if reason is None else Score(None, reason) for reason in reasons]
 
 
-def _score_all(clips: list[Clip], values: Callable[[list[Clip]], Sequence[float | Score]]) -> list[Score]:
+def score_in_parts(clips: list[Clip], values: Callable[[list[Clip]], Sequence[float | Score]]) -> list[Score]:
+    """`values` of the clips; where it raises, of halves of them, down to the one clip whose reason the error is."""
     try:
-        found = values(clips)
+        found = [_to_score(value) for value in values(clips)]
     except Exception as error:  # perhaps memory for fewer would have done, perhaps one clip is to blame
         if len(clips) == 1:
             return [Score(None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")]
         half = len(clips) // 2
-        return _score_all(clips[:half], values) + _score_all(clips[half:], values)
-    if len(found) != len(clips):
+        return score_in_parts(clips[:half], values) + score_in_parts(clips[half:], values)
+    if len(found) != len(clips):  # nobody knows whose they are
         raise ValueError(f"a reward returned {len(found)} scores for {len(clips)} clips")
-    return [_to_score(value) for value in found]
+    return found
 
 
-def _to_score(value: float | Score) -> Score:
-    if isinstance(value, Score):
-        return value
+def _to_score(found: Any) -> Score:
+    """A number, or anything with `value` and `reason`, as a score; what is not finite is missing."""
+    value, reason = (found.value, found.reason) if hasattr(found, "value") else (found, None)
+    if value is None:
+        return Score(None, reason or "no reason given")
     return Score(float(value)) if np.isfinite(value) else Score(None, f"the reward itself is {value}")

@@ -91,6 +91,8 @@ class AlignmentReward:
         return values
 
     def _encode(self, prompt: str) -> Tensor | Score:
+        if not prompt.strip():
+            return Score(None, "no prompt to compare the clip with")
         try:
             return self.encode_prompts([prompt])["text_c"][0]
         except ValueError as error:

@@ -29,7 +29,8 @@ def test_bad_files_cost_themselves_and_a_stopped_job_goes_on(tmp_path):
     clips, out = tmp_path / "clips", tmp_path / "scores.jsonl"
     clips.mkdir()
     for n in range(9):
-        soundfile.write(clips / f"{n}.wav", np.full(32_000, 0.05 * n, np.float32), 16_000)
+        wave = 0.05 * n + 0.1 * np.sin(np.arange(32_000) / 10)  # its mean is its place
+        soundfile.write(clips / f"{n}.wav", wave.astype(np.float32), 16_000)
     (clips / "3b.wav").write_bytes(b"RIFF and then nothing")
     (clips / "9.flac").touch()
     done = score(clips, out)

@@ -139,3 +139,9 @@ def test_the_shift_keeps_its_level_where_every_prompt_moves_in_its_own_way():
     walks = np.cumsum(rng.standard_normal((400, 4, 20, 1, D)), axis=1)  # prompts wander apart, their mean by chance
     p = np.array([shift_trend(one, [0, 1, 2, 3], ORIGIN).p_value for one in start + walks])
     assert np.mean(p <= 0.05) < 0.1 and np.mean(p <= 0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_judge_that_is_missing_once_does_not_silence_the_alarm():
+    history = run([0.0, 0.2, 0.4, 0.6, 0.8], [0.8, 0.6, 0.4, 0.2, 0.0])
+    history[2].scores["judge"][:] = np.nan
+    assert alarms(history) and not alarms(history[:3])  # none at the gap itself

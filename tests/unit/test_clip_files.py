@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from actors.jobs.score import digest, is_unicode
 from rlloop.config import Config
-from rlloop.recipes.clip_files import ClipFile, ScoreLine, list_clips, resume, write_lines
+from rlloop.recipes.clip_files import ClipFile, ScoreLine, claim, list_clips, resume, write_lines
 from rlloop.recipes.clip_scoring import ScoreWorker
 
 NAMES = ["loudness", "first"]
@@ -63,7 +64,30 @@ def test_resume_drops_a_half_written_line_and_keeps_the_others(tmp_path):
     write_lines(out, [line("1.wav", a=0.5), line("2.wav", a=None)])
     with out.open("a") as file:
         file.write(line("3.wav", a=1.0).to_json()[:-5])
-    assert list(resume(out, ["a"])) == [("1.wav", "a prompt"), ("2.wav", "a prompt")]
+    assert list(resume(out, ["a"])) == [("1.wav", "a prompt")]  # what lacks its score is tried again
+
+
+def test_a_scores_file_is_of_one_source_and_one_set_of_rewards(tmp_path):
+    out = tmp_path / "scores.jsonl"
+    claim(out, "first")
+    claim(out, "second")  # nothing was scored yet
+    write_lines(out, [line("1.wav", a=0.5)])
+    claim(out, "second")
+    with pytest.raises(ValueError, match="scores of other clips, or by rewards of other options"):
+        claim(out, "third")
+    other = [ClipFile("1.wav", str(tmp_path / folder / "1.wav"), "") for folder in ("x", "y")]
+    one, two = (digest([clip], ["tunejury_mini"], Config()) for clip in other)
+    assert one != two and one == digest(other[:1], ["tunejury_mini"], Config())
+    assert one != digest(other[:1], [{"name": "tunejury_mini", "target": "a.b:C", "options": {"x": 1}}], Config())
+
+
+def test_odd_characters_stay_inside_their_line(tmp_path):
+    out, odd = tmp_path / "scores.jsonl", "a\u2028b\x85c\ud83d"
+    write_lines(out, [ScoreLine("1.wav", odd, {"a": 0.5}, {}), line("2.wav", a=1.0)])
+    assert list(resume(out, ["a"])) == [("1.wav", odd), ("2.wav", "a prompt")]
+    (tmp_path / "clips.jsonl").write_text(json.dumps({"path": "1.wav", "prompt": "a\u2028b"}, ensure_ascii=False))
+    assert list_clips(tmp_path)[0].prompt == "a\u2028b"
+    assert not is_unicode(ClipFile("x", "/caf\udce9.wav", "")) and is_unicode(ClipFile("x", "/café.wav", "\u2028"))
 
 
 def test_scores_of_other_rewards_or_other_files_are_not_overwritten(tmp_path):
@@ -86,7 +110,7 @@ def test_a_worker_scores_the_good_among_the_broken(tmp_path):
     files = ["empty.wav", "good.wav", "long.wav", "missing.wav", "noise.ogg", "stereo.wav"]
     rows = [{"path": name, "file": str(tmp_path / name), "prompt": "p"} for name in files]
     names = ["tests.fakes:Loudness", "tests.fakes:Broken"]
-    lines = [ScoreLine(**row) for row in ScoreWorker(Config(), names, 1, "cpu")(rows)]
+    lines = [ScoreLine(**row) for row in ScoreWorker(Config(), names, 4, 1, "cpu")(rows)]
     assert [found.path for found in lines] == files
     scored = {found.path: found.scores["Loudness"] for found in lines if found.scores["Loudness"] is not None}
     assert set(scored) == {"good.wav", "stereo.wav"} and scored["good.wav"] == pytest.approx(scored["stereo.wav"])
@@ -96,3 +120,26 @@ def test_a_worker_scores_the_good_among_the_broken(tmp_path):
     reasons = {found.path: found.reasons["Loudness"] for found in lines if "Loudness" in found.reasons}
     assert reasons["long.wav"] == "301 s long, expected at most 300 s"
     assert "no such file" in reasons["missing.wav"] and "0 bytes" in reasons["empty.wav"]
+
+
+class Picky:
+    """Raises whenever a long clip is among those it is given; answers with plain numbers."""
+
+    name = "Picky"
+
+    def score(self, clips) -> list[float]:
+        if any(len(clip.audio) > 40_000 for clip in clips):
+            raise RuntimeError("too long for me")
+        return [1.0 for _ in clips]
+
+
+def test_a_reward_of_ones_own_is_guarded_and_one_clip_costs_the_others_nothing(tmp_path):
+    tone = (0.3 * np.sin(np.arange(48_000) / 10)).astype(np.float32)
+    waves = {"a": tone[:32_000], "b": tone, "c": tone[:32_000], "d": np.zeros(32_000, np.float32)}
+    for name, wave in waves.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16_000)
+    rows = [{"path": name, "file": str(tmp_path / f"{name}.wav"), "prompt": ""} for name in waves]
+    worker = ScoreWorker(Config(), ["tests.unit.test_clip_files:Picky"], 8, 1, "cpu")
+    lines = {line.path: line for line in (ScoreLine(**row) for row in worker(rows))}
+    assert {name: line.scores["Picky"] for name, line in lines.items()} == {"a": 1.0, "b": None, "c": 1.0, "d": None}
+    assert "too long for me" in lines["b"].reasons["Picky"] and "silent" in lines["d"].reasons["Picky"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from rlloop.commands.main import app
-from rlloop.data.pairs import Pairs, read_pairs, split_by_prompt
+from rlloop.data.pairs import Pairs, clip_groups, read_pairs, split_by_prompt, with_splits
 from rlloop.recipes.head_training import Schedule, fit, preference_loss, ridge_loss
 from rlloop.recipes.mini_heads import fit_ridge
 from rlloop.recipes.reward_training import RewardTraining, train_reward
@@ -306,3 +306,14 @@ def test_the_command_trains_and_calibrates(pairs_file, tmp_path):
 def test_the_command_refuses_in_one_line(pairs_file, tmp_path, options, message):
     result = CliRunner().invoke(app, ["reward", "train", str(pairs_file), "--out", str(tmp_path / "out"), *options])
     assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
+
+
+def test_pairs_without_prompts_are_kept_together_by_their_clips():
+    clips = torch.arange(12.0)[:, None]
+    chain = Pairs(clips[[0, 1, 4, 6]], clips[[1, 2, 5, 7]], torch.ones(4), *[[""] * 4 for _ in range(5)])
+    assert clip_groups(chain) == [0, 0, 1, 2]  # 0-1 and 1-2 share clip 1
+    split = with_splits(chain, seed=0).split
+    assert split[0] == split[1]
+    ring = Pairs(clips[[0, 1, 2]], clips[[1, 2, 0]], torch.ones(3), *[[""] * 3 for _ in range(5)])
+    with pytest.raises(ValueError, match="3 of 3 pairs have no prompt and share clips"):
+        with_splits(ring, seed=0)
