@@ -14,8 +14,12 @@ def run(
     clips: Annotated[Path, typer.Argument(help="Folder of audio files, or a clips.jsonl with path and prompt a line.")],
     against: Annotated[Path | None, typer.Option(help="The same of another system: gains are over it.")] = None,
     reference: Annotated[
-        str, typer.Option(help="mini (shipped statistics), a folder or clips.jsonl, or none: where distances start.")
-    ] = "mini",
+        str,
+        typer.Option(
+            help="Where distances start: mini (shipped statistics), a folder or clips.jsonl, or none.",
+            show_default="mini where the generator of --config is, else none",
+        ),
+    ] = "",
     embedding: Annotated[
         str, typer.Option(help="Ears for a reference folder, comma between: musicnn, clap, mert.")
     ] = "musicnn",
@@ -35,9 +39,15 @@ def run(
 
     Examples: rlloop evaluate runs/clips
 
-    rlloop evaluate after.jsonl --against before.jsonl --reference songs --embedding clap --rewards tunejury,clap_score
+    rlloop evaluate after.jsonl --against before.jsonl --rewards tunejury
+
+    rlloop evaluate clips --scores scores.jsonl --reference songs --embedding clap
     """
-    from rlloop.recipes.evaluate_folder import Request, evaluate, listed
+    if against_scores and not against:
+        raise ValueError(f"--against-scores {against_scores} without --against; name the clips that they are of")
+
+    from rlloop.recipes.evaluate_folder import evaluate
+    from rlloop.recipes.evaluate_request import Request, listed
 
     request = Request(
         clips=listed(clips, scores),

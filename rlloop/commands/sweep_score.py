@@ -20,7 +20,9 @@ def run(
 ) -> None:
     """Samples the held-out prompts at each s, with the same seeds: scores with intervals, distance, Spearman of s.
 
-    Example: rlloop sweep-score --scores 0,1,2,3 --weights runs/mini/checkpoints/v000003-s000000
+    Examples: rlloop sweep-score --scores none,0,1,2,3
+
+    rlloop sweep-score --weights runs/mini/checkpoints/v000003-s000000
     """
     from rlloop.config import load
 
@@ -44,6 +46,8 @@ def run(
     write_sweep(found, out)
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(sweep_table(found))
+    for note in found["notes"]:
+        print(f"note: {note}")
     print(f"{out}/sweep.json, {out}/sweep.svg")
 
 

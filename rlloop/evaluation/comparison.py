@@ -61,16 +61,19 @@ def compare(
         yardsticks: ear -> where its distances are taken from.
         allow_other_n: compare distances of sets of different size; the gain then says so in its note.
     Returns:
-        {"clips", "against", "paired_prompts", "scores", "distances", "notes"}. A score's entry is that of score_cell
-        and "against", the other set's mean over all its prompts; a distance's that of distance_cell, "against" and
-        "reference".
+        {"clips", "against", "paired_prompts", "scores", "distances", "notes"}. A score's entry is that of score_cell,
+        "against", the other set's mean over all its prompts, and "paired_prompts", those that have it in both; a
+        distance's that of distance_cell, "against" and "reference".
     """
-    shared = [unit for unit in dict.fromkeys(clips.units) if against and unit in set(against.units)]
+    theirs = set(against.units) if against else set()
+    shared = [unit for unit in dict.fromkeys(clips.units) if unit in theirs]
     notes = []
     if against is not None and len(shared) < 2:
         notes.append(f"{len(shared)} prompts in common: nothing is paired, so there is neither a gain nor a p")
-    elif against is not None and len(shared) < len(set(clips.units) | set(against.units)):
+    elif against is not None and len(shared) < len(set(clips.units) | theirs):
         notes.append(f"paired over the {len(shared)} prompts that both have; means are over all prompts of each")
+    if against is not None and (alone := sorted(set(clips.scores) ^ set(against.scores))):
+        notes.append(f"only one of the two sets is scored by {', '.join(alone)}: no gain in it")
     scores = {name: _score(clips, against, name, shared) for name in clips.scores}
     distances = {}
     for ear, yardstick in yardsticks.items():
@@ -92,13 +95,15 @@ def _describe(clips: ClipSet) -> dict[str, Any]:
 def _score(clips: ClipSet, against: ClipSet | None, name: str, shared: Sequence[str]) -> dict[str, Any]:
     """The mean over all prompts of the set; the gain over the shared ones."""
     cell = score_cell(None, clips.means(name, list(dict.fromkeys(clips.units))))
-    cell["num_missing"] = sum(value is None for value in clips.scores[name])
+    cell |= {"num_missing": sum(value is None for value in clips.scores[name]), "against": None, "paired_prompts": 0}
     if against is None or name not in against.scores:
-        return cell | {"against": None}
+        return cell
     other = score_cell(None, against.means(name, list(dict.fromkeys(against.units))))
     if len(shared) >= 2:
         paired = score_cell(against.means(name, shared), clips.means(name, shared))
-        cell |= {key: paired[key] for key in ("gain", "ci_low", "ci_high", "p")}
+        cell["paired_prompts"] = paired["num_prompts"]
+        if paired["num_prompts"] >= 2:  # of one prompt there is neither an interval nor a test
+            cell |= {key: paired[key] for key in ("gain", "ci_low", "ci_high", "p")}
     return cell | {"against": other["mean"]}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rlloop.audio.io import read_audio
+from rlloop.config import Config
 from rlloop.recipes.clip_files import ClipFile, ScoreLine
 from rlloop.recipes.embedders import Embedder
 from rlloop.recipes.scorer import Scorer
@@ -67,8 +68,24 @@ def embed_clips(found: Sequence[Clip | str], embedder: Embedder) -> list[np.ndar
     """An embedding [D] or the reason why there is none, for each clip."""
     reasons = [clip if isinstance(clip, str) else refuse(clip) for clip in found]
     good = [clip for clip, reason in zip(found, reasons, strict=True) if reason is None]
-    embedded = iter(embedder.embed(good) if good else ())
+    embedded = iter(_embed_in_parts(good, embedder) if good else ())
     return [next(embedded) if reason is None else reason for reason in reasons]
+
+
+def _embed_in_parts(clips: Sequence[Clip], embedder: Embedder) -> list[np.ndarray | str]:
+    """Where the ear raises, halves are given to it, down to the one clip whose reason the error is."""
+    try:
+        return list(embedder.embed(clips))
+    except Exception as error:  # whatever a strange clip makes an ear raise
+        if len(clips) == 1:
+            return [f"{type(error).__name__}: {error}"]
+    half = len(clips) // 2
+    return _embed_in_parts(clips[:half], embedder) + _embed_in_parts(clips[half:], embedder)
+
+
+def is_mini(config: Config) -> bool:
+    """Whether `frechet_mini` may be taken unasked: its reference is of what the mini generator was trained on."""
+    return config.generator.target == "mini" or "frechet_mini" in config.judges()
 
 
 def _stack(rows: Sequence[np.ndarray | None]) -> np.ndarray:

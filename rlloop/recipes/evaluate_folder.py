@@ -5,108 +5,91 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlloop.config import load
+from rlloop.config import Config, load
+from rlloop.data.prompts import shipped_prompts
 from rlloop.evaluation.comparison import ClipSet, Yardstick, compare
 from rlloop.evaluation.frechet import FrechetStatistics
 from rlloop.evaluation.reference import cached_reference
-from rlloop.recipes.clip_files import ClipFile, ScoreLine, list_clips, read_lines, write_lines
+from rlloop.models.text import normalise_prompt
+from rlloop.recipes.clip_files import ScoreLine, list_clips, write_lines
 from rlloop.recipes.clip_hearing import Advance, hear_clips
 from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, make_embedder
+from rlloop.recipes.evaluate_request import Listed, Request, choose_reference, outputs, refuse
 from rlloop.recipes.scorer import Scorer
+from rlloop.rewards.mini import MINI_NAMES
 from rlloop.views.progress import JobProgress
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The clips of one system, and their scores where those are known already."""
-
-    name: str
-    clips: Sequence[ClipFile]
-    lines: Sequence[ScoreLine] | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `rlloop evaluate` was asked for; its help says what each is."""
-
-    clips: Listed
-    against: Listed | None
-    reference: str
-    ears: Sequence[str]
-    rewards: Sequence[str]
-    config: str
-    cache: Path
-    crop_seed: int
-    batch: int
-    allow_other_n: bool
-
-    @property
-    def systems(self) -> list[Listed]:
-        return [self.clips, *([self.against] if self.against else [])]
-
-
-def listed(source: Path, scores: Path | None) -> Listed:
-    """Lists a folder or clips.jsonl, with the lines of a scores file.
-
-    Raises:
-        ValueError: nothing is there, or the scores are of other clips.
-    """
-    clips = list_clips(source)
-    return Listed(str(source), clips, read_scores(scores, clips) if scores else None)
-
-
 def evaluate(request: Request, out: Path) -> dict[str, Any]:
-    """Hears, compares, and writes evaluation.json, the scores as scores.jsonl, and those of the other as against.jsonl.
+    """Hears, compares, and writes evaluation.json; new scores as scores.jsonl, those of the other as against.jsonl.
 
+    Returns:
+        what compare returns; "clips" and "against" say in "scores" which file theirs are in.
     Raises:
-        ValueError: sets of different size where distances are asked for, a missing weight, an unknown name.
+        ValueError: sets of different size where distances are asked for, a missing weight, an unknown name, options
+            that contradict each other, or an output that is an input.
     """
-    sizes = [len(system.clips) for system in request.systems]
-    if request.reference != "none" and len(set(sizes)) > 1 and not request.allow_other_n:
-        raise ValueError(
-            f"{request.clips.name} has {sizes[0]} clips and {request.systems[1].name} has {sizes[1]}: distances depend "
-            "on n; give sets of one size, --reference none, or --allow-other-n"
-        )
-    scorer = build_scorer(request)
-    yardsticks, embedders = build_yardsticks(request)
+    config = load(request.config)
+    reference, notes = choose_reference(request, config)
+    refuse(request, reference, out)
+    scorer = build_scorer(request, config)
+    yardsticks, embedders = build_yardsticks(request, reference)
     out.mkdir(parents=True, exist_ok=True)
-    sets = []
-    for system, file in zip(request.systems, ("scores.jsonl", "against.jsonl"), strict=False):
-        lines, embeddings = _hear(system, scorer, embedders, request.batch)
-        write_lines(out / file, lines)
-        sets.append(clip_set(system.name, lines, embeddings))
+    sets, files = [], []
+    for system, file in zip(request.systems, outputs(out), strict=False):
+        lines, embeddings, unheard = _hear(system, scorer, embedders, request.batch)
+        if system.lines is None:
+            write_lines(file, lines)
+        files.append(str(system.scores or file))
+        sets.append(clip_set(str(system.source), lines, embeddings))
+        notes += unheard + fitted_note(sets[-1], reference)
     report = compare(sets[0], sets[1] if len(sets) > 1 else None, yardsticks, allow_other_n=request.allow_other_n)
+    for key, file in zip(("clips", "against"), files, strict=False):
+        report[key]["scores"] = file
+    report["notes"] += notes
     scratch = out / "evaluation.json.tmp"
     scratch.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(scratch, out / "evaluation.json")
     return report
 
 
-def build_scorer(request: Request) -> Scorer | None:
+def fitted_note(clips: ClipSet, reference: str) -> list[str]:
+    """Says so where the bundled measures are asked about prompts whose clips they were made from."""
+    names = [name for name in clips.scores if name in MINI_NAMES]
+    names += ["frechet_mini"] if reference == "mini" else []
+    fitted = {normalise_prompt(prompt) for prompt in shipped_prompts("train")}
+    units = set(clips.units)
+    known = sum(normalise_prompt(unit) in fitted for unit in units)
+    if not names or not known:
+        return []
+    return [
+        f"{clips.name}: {known} of {len(units)} prompts are those of the clips that {', '.join(names)} were made from; "
+        "clips of these are judged by what has seen them, so evaluate on other prompts"
+    ]
+
+
+def build_scorer(request: Request, config: Config) -> Scorer | None:
     """The rewards; None where all scores are given, or none are wanted."""
-    if list(request.rewards) == ["none"] or all(system.lines is not None for system in request.systems):
+    if list(request.rewards) == ["none"] or request.has_all_scores:
         return None
     import torch
 
-    config = load(request.config)
     return Scorer(config, list(request.rewards) or list(config.evaluation.scores), torch.get_num_threads())
 
 
-def build_yardsticks(request: Request) -> tuple[dict[str, Yardstick], list[Embedder]]:
+def build_yardsticks(request: Request, reference: str) -> tuple[dict[str, Yardstick], list[Embedder]]:
     """The reference of each ear, and the ears."""
-    if request.reference == "none":
+    if reference == "none":
         return {}, []
-    ears = ["musicnn"] if request.reference == "mini" else list(request.ears)
-    embedders = [make_embedder(ear, request.crop_seed) for ear in ears]
-    if request.reference == "mini":
+    embedders = [make_embedder(ear, request.crop_seed) for ear in request.ears]
+    if reference == "mini":
         return {"musicnn": Yardstick("mini", FrechetStatistics.load(MINI_REFERENCE))}, embedders
-    folder = Path(request.reference)
+    folder = Path(reference)
     with JobProgress("reference clips", len(list_clips(folder)) * len(embedders)) as progress:
         found = {e.name: folder_yardstick(folder, e, request.cache, request.batch, progress.advance) for e in embedders}
     return found, embedders
@@ -114,14 +97,20 @@ def build_yardsticks(request: Request) -> tuple[dict[str, Yardstick], list[Embed
 
 def _hear(
     system: Listed, scorer: Scorer | None, embedders: Sequence[Embedder], batch: int
-) -> tuple[Sequence[ScoreLine], dict[str, np.ndarray]]:
-    """Scores that are known are not computed again."""
+) -> tuple[Sequence[ScoreLine], dict[str, np.ndarray], list[str]]:
+    """Lines, embeddings, and a note for each ear that missed clips. Scores that are known are not computed again."""
     scorer = None if system.lines is not None else scorer
     if scorer is None and not embedders:
-        return system.lines or [ScoreLine(clip.path, clip.prompt, {}, {}) for clip in system.clips], {}
-    with JobProgress(f"clips of {system.name}", len(system.clips)) as progress:
+        return system.lines or [ScoreLine(clip.path, clip.prompt, {}, {}) for clip in system.clips], {}, []
+    with JobProgress(f"clips of {system.source}", len(system.clips)) as progress:
         lines, embeddings = hear_clips(system.clips, scorer, embedders, batch, progress.advance)
-    return (lines if system.lines is None else system.lines), embeddings
+    notes = []
+    for ear in embeddings:
+        missed = [line for line in lines if ear in line.reasons]
+        if missed:
+            first = f"{missed[0].path}: {missed[0].reasons[ear]}"
+            notes.append(f"{system.source}: {len(missed)} of {len(lines)} clips not heard by {ear} ({first})")
+    return (lines if system.lines is None else system.lines), embeddings, notes
 
 
 def clip_set(name: str, lines: Sequence[ScoreLine], embeddings: Mapping[str, np.ndarray]) -> ClipSet:
@@ -129,29 +118,6 @@ def clip_set(name: str, lines: Sequence[ScoreLine], embeddings: Mapping[str, np.
     names = dict.fromkeys(score for line in lines for score in line.scores)
     scores = {score: [line.scores.get(score) for line in lines] for score in names}
     return ClipSet(name, [line.prompt or line.path for line in lines], scores, embeddings)
-
-
-def read_scores(path: Path, clips: Sequence[ClipFile]) -> list[ScoreLine]:
-    """The lines of these clips in a scores.jsonl of `rlloop score`.
-
-    Raises:
-        ValueError: a line is none, or a clip has none; says how many and which comes first.
-    """
-    found = {}
-    for number, row in read_lines(path):
-        try:
-            line = ScoreLine(**row)
-        except TypeError as error:
-            raise ValueError(
-                f"{path}:{number}: is no line of scores ({error}); expected what rlloop score wrote"
-            ) from None
-        found[line.path, line.prompt] = line
-    lacking = [clip.path for clip in clips if (clip.path, clip.prompt) not in found]
-    if lacking:
-        raise ValueError(
-            f"{path} lacks {len(lacking)} of {len(clips)} clips, {lacking[0]} first; score the same clips again"
-        )
-    return [found[clip.path, clip.prompt] for clip in clips]
 
 
 def folder_yardstick(folder: Path, embedder: Embedder, cache: Path, batch: int, advance: Advance) -> Yardstick:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rlloop.evaluation.distances import Distance
 from rlloop.evaluation.frechet import FrechetStatistics
 from rlloop.evaluation.sweep import Point, summarise_sweep
 from rlloop.recipes.build import heldout_prompts
-from rlloop.recipes.clip_hearing import embed_clips
+from rlloop.recipes.clip_hearing import embed_clips, is_mini
 from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, musicnn_embedder
 from rlloop.recipes.evaluations import evaluation_seeds
 from rlloop.recipes.sampler import Sampler
@@ -29,7 +30,7 @@ from rlloop.views.svg import Line, Panel, figure
 
 
 def sweep(config: Config, scores: Sequence[float | None], sampler: Sampler, advance: Callable[[int], None]) -> dict:
-    """Figures of evaluation.sweep.summarise_sweep, with `frechet_mini` as the distance.
+    """Figures of evaluation.sweep.summarise_sweep and "notes"; the distance is `frechet_mini`, for the mini generator.
 
     Args:
         scores: the values of s; None samples without a score.
@@ -37,26 +38,32 @@ def sweep(config: Config, scores: Sequence[float | None], sampler: Sampler, adva
     """
     settings = config.evaluation
     scorer = Scorer(config, settings.scores, settings.threads)
-    ear, reference = musicnn_embedder(), FrechetStatistics.load(MINI_REFERENCE)
-    points = [_point(config, s, sampler, scorer, ear, reference, advance) for s in scores]
-    return summarise_sweep(points)
+    ear = musicnn_embedder() if is_mini(config) else None
+    drawn = [_draw(config, s, sampler, scorer, ear, advance) for s in scores]
+    points = [Point(s, found) for s, (found, _) in zip(scores, drawn, strict=True)]
+    if ear is None:
+        target = config.generator.target
+        notes = [f"no distance: the generator is {target}, the shipped reference is of the mini stack's training clips"]
+    else:
+        distances, notes = _distances([rows for _, rows in drawn])
+        points = [replace(point, distances=d) for point, d in zip(points, distances, strict=True)]
+    return {**summarise_sweep(points), "notes": notes}
 
 
-def _point(
+def _draw(
     config: Config,
     s: float | None,
     sampler: Sampler,
     scorer: Scorer,
-    ear: Embedder,
-    reference: FrechetStatistics,
+    ear: Embedder | None,
     advance: Callable[[int], None],
-) -> Point:
-    """All (prompt, seed) pairs at one s."""
+) -> tuple[dict[str, np.ndarray], list[np.ndarray | str]]:
+    """All (prompt, seed) pairs at one s: scores by name [P, S], and an embedding or the reason for none of each."""
     settings, prompts = config.evaluation, heldout_prompts(config)
     seeds = evaluation_seeds(len(prompts), settings.seeds_per_prompt)
     pairs = [(p, n) for p in range(len(prompts)) for n in range(settings.seeds_per_prompt)]
     found = {name: np.full((len(prompts), settings.seeds_per_prompt), np.nan) for name in scorer.names}
-    embeddings = []
+    rows: list[np.ndarray | str] = []
     for first in range(0, len(pairs), settings.batch):
         part = pairs[first : first + settings.batch]
         texts = [prompts[p] for p, _ in part]
@@ -66,14 +73,27 @@ def _point(
         for (p, n), values in zip(part, scorer.score_clips(clips)[0], strict=True):
             for name, value in values.items():
                 found[name][p, n] = np.nan if value is None else value
-        embeddings += [row for row in embed_clips(clips, ear) if not isinstance(row, str)]
+        rows += embed_clips(clips, ear) if ear else []
         advance(len(part))
-    if len(embeddings) < 2:
-        return Point(s, found)
-    far = FrechetStatistics.of(np.stack(embeddings)).distance(reference)
-    return Point(
-        s, found, {"frechet_mini": Distance("frechet_mini", far, len(embeddings), reference.checksum, reference.count)}
-    )
+    return found, rows
+
+
+def _distances(heard: Sequence[Sequence[np.ndarray | str]]) -> tuple[list[dict[str, Distance]], list[str]]:
+    """The distance at each s over the pairs that could be heard at every s, so that n is one."""
+    num_pairs = len(heard[0])
+    kept = [i for i in range(num_pairs) if not any(isinstance(rows[i], str) for rows in heard)]
+    notes = []
+    if len(kept) < num_pairs:
+        first = next(row for rows in heard for row in rows if isinstance(row, str))
+        notes.append(
+            f"frechet_mini: over the {len(kept)} of {num_pairs} pairs of prompt and seed heard at every s ({first})"
+        )
+    if len(kept) < 2:
+        return [{} for _ in heard], notes
+    reference = FrechetStatistics.load(MINI_REFERENCE)
+    values = [FrechetStatistics.of(np.stack([rows[i] for i in kept])).distance(reference) for rows in heard]
+    name, of = "frechet_mini", reference
+    return [{name: Distance(name, value, len(kept), of.checksum, of.count)} for value in values], notes
 
 
 def load_policy(sampler: Sampler, weights: Path) -> None:
@@ -101,7 +121,7 @@ def sweep_figure(found: dict[str, Any]) -> str:
     """A panel a score and distance over s; a point without a score has no place on the axis and is left out."""
     rows = [row for row in found["points"] if row["s"] is not None]
     xs = [row["s"] for row in rows]
-    panels = []
+    panels = [] if rows else [Panel("no point has a score s")]
     for name in dict.fromkeys(name for row in rows for name in row["scores"]):
         cells = [row["scores"][name] for row in rows]
         mean, low, high = ([cell[key] for cell in cells] for key in ("mean", "ci_low", "ci_high"))

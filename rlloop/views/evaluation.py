@@ -42,8 +42,9 @@ def sweep_table(found: Mapping[str, Any]) -> Table:
     table = _table(["s", *scores, *distances])
     for row in found["points"]:
         cells = [f"{show_score(c['mean'])} {_interval(c, 'ci_')}" for c in (row["scores"][name] for name in scores)]
-        far = [f"{_plain(row['distances'][name]['value'])} (n {row['distances'][name]['n']})" for name in distances]
-        table.add_row("none" if row["s"] is None else f"{row['s']:g}", *cells, *far)
+        far = [row["distances"].get(name, {"value": None, "n": 0}) for name in distances]
+        cells += [f"{_plain(cell['value'])} (n {cell['n']})" for cell in far]
+        table.add_row("none" if row["s"] is None else f"{row['s']:g}", *cells)
     rhos = [found["spearman"].get(name, {}) for name in scores]
     table.add_row("Spearman", *(f"{show_score(rho.get('rho'))} {_interval(rho, 'ci_')}" for rho in rhos))
     return table

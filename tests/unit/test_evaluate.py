@@ -1,117 +1,17 @@
-"""Evaluating folders of clips: what is paired, what is missing, what is refused; the sweep's command and its plot."""
+"""`rlloop evaluate` as a user runs it: scores taken over, references kept, what is refused and what is said."""
 
 import json
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 import soundfile
-from rich.console import Console
 from typer.testing import CliRunner
 
 from rlloop.commands.main import app
-from rlloop.commands.sweep_score import parse
-from rlloop.evaluation.comparison import ClipSet, Yardstick, compare
-from rlloop.evaluation.frechet import FrechetStatistics
-from rlloop.recipes.clip_files import list_clips
-from rlloop.recipes.clip_hearing import hear_clips
-from rlloop.recipes.embedders import Embedder
-from rlloop.views.evaluation import comparison_table, decomposition_table
-from rlloop.views.svg import Line, Panel, figure, ticks
-
-RATE = 16_000
-
-
-def clip_set(name: str, rewards: dict[str, list], dim: int = 2, offset: float = 0.0) -> ClipSet:
-    """Clips by prompt; embeddings are drawn around `offset`."""
-    units = [prompt for prompt, values in rewards.items() for _ in values]
-    scores = {"reward": [value for values in rewards.values() for value in values]}
-    return ClipSet(name, units, scores, {"ear": np.random.default_rng(0).normal(offset, 1, (len(units), dim))})
-
-
-def yardstick(embeddings: bool = False) -> Yardstick:
-    drawn = np.random.default_rng(1).normal(size=(50, 2))
-    return Yardstick("songs", FrechetStatistics.of(drawn), drawn if embeddings else None)
-
-
-def test_a_set_alone_has_means_over_prompts_and_a_distance_with_its_n():
-    report = compare(clip_set("a", {"x": [1.0, 3.0], "y": [5.0]}), None, {"ear": yardstick()})
-    cell = report["scores"]["reward"]
-    assert (cell["mean"], cell["num_prompts"], cell["gain"], cell["against"]) == (3.5, 2, None, None)
-    far = report["distances"]["frechet_ear"]
-    assert far["n"] == 3 and far["gain"] is None and far["reference"]["num_clips"] == 50
-    json.dumps(report, allow_nan=False)
-
-
-def test_two_sets_are_paired_over_the_prompts_that_both_have():
-    after = clip_set("after", {"x": [2.0, 4.0], "y": [5.0], "only after": [100.0]})
-    before = clip_set("before", {"y": [4.0], "x": [1.0], "only before": [-100.0], "z": [0.0]})
-    report = compare(after, before, {})
-    cell = report["scores"]["reward"]
-    assert cell["gain"] == 1.5 and report["paired_prompts"] == 2  # x: 3 - 1, y: 5 - 4
-    assert cell["mean"] == 36.0 and cell["against"] == pytest.approx(-95 / 4)
-    assert report["notes"] == ["paired over the 2 prompts that both have; means are over all prompts of each"]
-
-
-def test_nothing_in_common_is_said():
-    report = compare(clip_set("a", {"x": [1.0], "y": [1.0]}), clip_set("b", {"u": [0.0], "y": [0.0]}), {})
-    assert report["scores"]["reward"]["gain"] is None and "1 prompts in common" in report["notes"][0]
-
-
-def test_missing_scores_are_counted_and_never_zero():
-    cell = compare(clip_set("a", {"x": [None, 4.0], "y": [None]}), None, {})["scores"]["reward"]
-    assert (cell["mean"], cell["num_prompts"], cell["num_missing"]) == (4.0, 1, 2)
-
-
-def test_distances_of_other_sizes_have_a_gain_only_if_allowed():
-    small, large = clip_set("a", {"x": [1.0] * 4}), clip_set("b", {"x": [1.0] * 6}, offset=1.0)
-    refused = compare(small, large, {"ear": yardstick()})
-    assert refused["distances"]["frechet_ear"]["gain"] is None and "sets of 6 and 4 clips" in refused["notes"][-1]
-    allowed = compare(small, large, {"ear": yardstick()}, allow_other_n=True)
-    cell = allowed["distances"]["frechet_ear"]
-    assert cell["gain"] == pytest.approx(cell["value"] - cell["against"]) and "as allowed" in allowed["notes"][-1]
-
-
-@pytest.mark.parametrize("dim", [0, 2])
-def test_a_set_that_cannot_be_heard_has_no_distance(dim):
-    deaf = ClipSet("a", ["x", "y"], {}, {"ear": np.full((2, dim), np.nan)})
-    report = compare(deaf, None, {"ear": yardstick()})
-    assert report["distances"] == {} and report["notes"] == ["a: 0 clips could be heard by ear; a distance needs two"]
-
-
-class LevelScorer:
-    """Scores a clip by its level."""
-
-    names = ["level"]
-
-    def score_clips(self, clips):
-        return [{"level": float(np.abs(clip.audio).mean())} for clip in clips], [{} for _ in clips]
-
-
-def folder_of(path, names=("a", "b", "c", "d"), seconds: float = 1.5):
-    """Noise of growing level, one file a name."""
-    path.mkdir()
-    rng = np.random.default_rng(0)
-    for number, name in enumerate(names):
-        wave = 0.05 * (number + 1) * rng.uniform(-1, 1, int(RATE * seconds))
-        soundfile.write(path / f"{name}.wav", wave, RATE)
-    return path
-
-
-def test_each_clip_is_heard_once_and_a_broken_one_costs_itself_alone(tmp_path):
-    folder = folder_of(tmp_path / "clips")
-    (folder / "b.wav").write_bytes(b"RIFF")
-    soundfile.write(folder / "c.wav", np.zeros(RATE * 2), RATE)
-    heard, done = [], []
-    ear = Embedder("ear", "levels", lambda clips: heard.extend(clips) or np.array([[c.audio.max()] for c in clips]))
-    lines, embeddings = hear_clips(list_clips(folder), LevelScorer(), [ear], 3, lambda n, bad: done.append((n, bad)))
-    assert [line.path for line in lines] == ["a.wav", "b.wav", "c.wav", "d.wav"] and len(heard) == 2
-    assert [line.scores["level"] is None for line in lines] == [False, True, False, False]
-    assert "not readable as audio" in lines[1].reasons["level"] and "silent" in lines[2].reasons["ear"]
-    assert np.isnan(embeddings["ear"][:, 0]).tolist() == [False, True, True, False]
-    assert done == [(3, 2), (1, 0)]
-    _, deaf = hear_clips(list_clips(folder)[1:3], None, [ear], 3, lambda n, bad: None)
-    assert deaf["ear"].shape == (2, 0)
+from rlloop.data.prompts import shipped_prompts
+from rlloop.evaluation.comparison import ClipSet
+from rlloop.recipes.evaluate_folder import fitted_note
+from tests.unit.test_clip_hearing import RATE, folder_of
 
 
 def invoke(*arguments):
@@ -140,17 +40,75 @@ def test_scores_of_another_command_are_taken_as_they_are(tmp_path):
     assert "level" in done.output and "+1.000" in done.output
 
 
-def test_a_reference_folder_is_heard_once_and_found_again(tmp_path):
+def test_a_reference_folder_is_heard_once_and_found_again(tmp_path, caplog):
+    """A second call leaves the cache's entry as it is; a changed folder is said, and has another checksum."""
     clips, songs = folder_of(tmp_path / "clips"), folder_of(tmp_path / "songs", names=("p", "q", "r"))
     options = ["--rewards", "none", "--reference", songs, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
-    for _ in range(2):
+
+    def measured():
         done = invoke("evaluate", clips, *options)
         assert done.exit_code == 0, done.output
-    (entry,) = (tmp_path / "cache").iterdir()
-    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert report["distances"]["frechet_musicnn"]["reference"]["num_clips"] == 3
-    assert report["distances"]["frechet_musicnn"]["value"] > 0 and "frechet_musicnn" in done.output
+        far = json.loads((tmp_path / "out" / "evaluation.json").read_text())["distances"]["frechet_musicnn"]
+        return far, {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}, done.stderr
+
+    first, entries, progress = measured()
+    assert first["reference"]["num_clips"] == 3 and first["value"] > 0 and "3 of 3 reference clips" in progress
+    again, kept, progress = measured()
+    assert again == first and kept == entries and "reference clips" not in progress
     assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 4
+    soundfile.write(songs / "q.wav", np.sin(np.arange(RATE * 2) / 9) / 2, RATE)
+    caplog.clear()
+    changed, more, progress = measured()
+    assert "has changed since it was cached: 1 changed, 0 added, 0 removed" in caplog.text and len(more) == 2
+    assert changed["reference"]["checksum"] != first["reference"]["checksum"] and "1 of 3 reference" in progress
+
+
+def test_given_scores_are_not_written_over(tmp_path):
+    """Two clips of the four that the file has; the report names the file, which may lie in --out."""
+    folder_of(tmp_path / "clips", names=("a", "b"))
+    scores = write_scores(tmp_path / "scores.jsonl", {"a.wav": 0.1, "b.wav": 0.2, "c.wav": 0.3, "d.wav": 0.4})
+    before = scores.read_bytes()
+    done = invoke("evaluate", tmp_path / "clips", "--scores", scores, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert scores.read_bytes() == before and report["clips"]["scores"] == str(scores)
+    assert report["scores"]["level"]["mean"] == pytest.approx(0.15) and report["distances"]["frechet_mini"]["n"] == 2
+
+
+def test_clips_that_are_not_heard_are_counted_with_a_reason(tmp_path):
+    folder = folder_of(tmp_path / "clips")
+    soundfile.write(folder / "b.wav", np.zeros(RATE * 2), RATE)
+    done = invoke("evaluate", folder, "--rewards", "none", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (note,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["notes"]
+    assert "1 of 4 clips not heard by musicnn (b.wav: silent" in note and f"note: {note}" in done.output
+
+
+def test_another_generator_is_not_measured_from_the_mini_reference_unless_asked(tmp_path):
+    options = ["--config", "tests/fake.yaml", "--rewards", "none", "--out", tmp_path / "out"]
+    clips = folder_of(tmp_path / "clips")
+    for more, expected in (([], []), (["--reference", "mini"], ["frechet_mini"])):
+        done = invoke("evaluate", clips, *options, *more)
+        assert done.exit_code == 0, done.output
+        report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        assert list(report["distances"]) == expected
+        assert ("note: no distance: the generator of" in done.output) is (expected == [])
+
+
+@pytest.mark.parametrize(("split", "expected"), [("train", "2 of 2 prompts"), ("heldout", None)])
+def test_prompts_that_the_bundled_measures_were_made_from_are_said(split, expected):
+    prompts = shipped_prompts(split)[:2]
+    seen = ClipSet("a", [prompts[0].upper(), prompts[1]], {"tunejury_mini": [0.0, 0.0], "mine": [0.0, 0.0]}, {})
+    notes = fitted_note(seen, "mini")
+    assert bool(notes) is (expected is not None)
+    assert not notes or (expected in notes[0] and "tunejury_mini, frechet_mini were made from" in notes[0])
+    assert fitted_note(ClipSet("a", prompts, {"mine": [0.0, 0.0]}, {}), "none") == []
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "sweep-score"])
+def test_help_has_examples(verb):
+    examples = invoke(verb, "--help").output.split("Examples:")[1].split("Options:")[0]
+    assert examples.count(f"rlloop {verb} ") >= 2
 
 
 @pytest.mark.parametrize(
@@ -164,6 +122,12 @@ def test_a_reference_folder_is_heard_once_and_found_again(tmp_path):
             ["clips", "--rewards", "none", "--cache", "c", "--reference", "short"],
             "short: 0 of 2 files could be heard",
         ),
+        (["clips", "--embedding", "clap"], "--embedding 'clap' with --reference mini: the shipped statistics are by"),
+        (["clips", "--reference", "fewer", "--embedding", ","], "give --reference FOLDER and one or more of musicnn"),
+        (["clips", "--against-scores", "scores.jsonl"], "--against-scores scores.jsonl without --against"),
+        (["fewer", "--scores", "both.jsonl", "--rewards", "judge_mini"], "--rewards has nothing to score"),
+        (["fewer", "--scores", "strange.jsonl"], "strange.jsonl:1: scores are {'level': 'loud'}; expected name to a"),
+        (["list/scores.jsonl", "--out", "list"], "is read as a list of clips and would be written over"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(tmp_path, monkeypatch, arguments, message):
@@ -172,65 +136,9 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path, monkeypatch, arguments, 
     folder_of(tmp_path / "fewer", names=("a", "b"))
     folder_of(tmp_path / "short", names=("a", "b"), seconds=0.2)
     write_scores(tmp_path / "scores.jsonl", {"a.wav": 0.1})
+    write_scores(tmp_path / "both.jsonl", {"a.wav": 0.1, "b.wav": None})
+    write_scores(tmp_path / "strange.jsonl", {"a.wav": "loud"})
+    (tmp_path / "list").mkdir()
+    write_scores(tmp_path / "list" / "scores.jsonl", {"../clips/a.wav": 0.1})
     done = invoke("evaluate", *arguments)
     assert done.exit_code == 2 and message in done.output and done.output.splitlines()[-1].startswith("rlloop: ")
-
-
-def test_the_sweep_writes_figures_and_a_plot(tmp_path):
-    done = invoke("sweep-score", "--config", "tests/fake.yaml", "--scores", "none,0,1,2", "--out", tmp_path)
-    assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "sweep.json").read_text())
-    assert [row["s"] for row in found["points"]] == [None, 0.0, 1.0, 2.0]
-    assert found["spearman"]["Loudness"]["num_prompts"] == found["points"][1]["scores"]["Loudness"]["num_prompts"] > 1
-    ElementTree.parse(tmp_path / "sweep.svg")
-    assert "Spearman" in done.output
-
-
-def test_values_of_s():
-    assert parse("none, 0,1.5") == [None, 0.0, 1.5]
-    for text, message in (
-        ("0,a", "'a' is no number"),
-        ("nan", "'nan' is no score"),
-        ("1,1", "2 values"),
-        ("", "0 val"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            parse(text)
-
-
-def test_points_lie_where_their_values_are():
-    """Of equal steps in x and y the drawn steps are equal; a larger y lies higher, which is a smaller number."""
-    line = Line("reward <1>", [2.0, 0.0, 1.0], [0.4, 0.0, 0.2], [0.3, -0.1, None], [0.5, 0.1, None])
-    root = ElementTree.fromstring(figure([Panel("reward & judge", [line]), Panel("empty", [])], "s"))
-    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("{http://www.w3.org/2000/svg}circle")]
-    (x0, y0), (x1, y1), (x2, y2) = sorted(circles)
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 > y1
-    assert "reward & judge" in "".join(root.itertext())
-    assert len([e for e in root.iter() if e.get("stroke-width") == "1.5"]) == 2  # one interval is unknown
-
-
-def test_a_missing_value_is_a_gap():
-    line = Line("reward", [0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, None, 1.0, 2.0])
-    root = ElementTree.fromstring(figure([Panel("reward", [line])], "s"))
-    assert [len(p.get("points").split()) for p in root.iter("{http://www.w3.org/2000/svg}polyline")] == [2, 2]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-7, 18, [-5, 0, 5, 10, 15]), (3, 3.9, 5)]
-)
-def test_ticks_are_round(low, high, expected):
-    found = ticks(low, high)
-    assert len(found) == expected if isinstance(expected, int) else found == expected
-
-
-def test_tables_show_what_there_is():
-    report = compare(clip_set("a", {"x": [1.0], "y": [None]}), clip_set("b", {"x": [0.0], "y": [1.0]}), {})
-    rows = [
-        {"stage": "baseline", "scores": {"reward": report["scores"]["reward"]}, "distances": {}},
-        {"stage": "sft", "scores": {}, "distances": {"fad": {"value": 0.4, "n": 9, "gain": -0.1, "note": ""}}},
-    ]
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
-    console.print(comparison_table(report))
-    console.print(decomposition_table(rows))
-    shown = console.export_text()
-    assert "1 clips missing" in shown and "0.4 (n 9)" in shown and "-0.100" in shown and "baseline" in shown
