@@ -161,6 +161,11 @@ class Trainer(Section):
     weight_decay: float = Field(1e-6, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = Field(1e-8, gt=0)
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast around the loss")
+    ema_sigmas: list[Annotated[float, Field(gt=0, lt=0.28)]] = Field(
+        default_factory=list, description="relative widths of the post-hoc EMA's tracks, two or more; empty: no EMA"
+    )
+    ema_every: int = Field(500, ge=1, description="updates between stored EMA snapshots")
     clip_grad_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints inside a generation")
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept beside the stages' first and last")
@@ -174,17 +179,31 @@ class Phase(Section):
     learning_rate: float = Field(1e-4, gt=0)
     final_learning_rate: float | None = Field(None, ge=0, description="reached linearly at the end; null: constant")
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
-    batch_size: int = Field(16, ge=1, description="examples of the global batch, over all workers")
+    drop_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list, description="shares of the updates, counted from the end of warm-up, where the rate falls"
+    )
+    drop_factor: float = Field(0.1, gt=0, lt=1, description="what the rate is multiplied by at each of drop_at")
+    batch_size: int = Field(16, ge=1, description="examples (pairs, where an algorithm takes pairs) of a global batch")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="examples of one forward pass of a worker, the rest accumulates; null: all at once"
+    )
     sources: dict[str, float] = Field(
         default_factory=lambda: {"current": 1.0},
-        description="'current', 'previous' or 'generation:K' -> weight in the mixture",
+        description="'corpus', 'current', 'previous', 'generation:K' or 'stage:NAME' (its last) -> weight in the mixture",
+    )
+    weights_are: Literal["shares", "copies"] = Field(
+        "shares", description="of sources: shares of the examples, or how often each row of a source is listed"
     )
 
     def rate(self, step: int) -> float:
-        """Learning rate of update `step`, from 0: warm-up (n+1)/(W+1) (reference.md section 7), constant or linear."""
+        """Learning rate of update `step`, from 0: warm-up (n+1)/(W+1), then constant, linear or in drops.
+
+        The published schedule counts its drops from the end of warm-up (reference.md section 7).
+        """
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         last = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
-        return warm * (self.learning_rate + (last - self.learning_rate) * step / self.updates)
+        falls = sum(step >= self.warmup + int(share * self.updates) for share in self.drop_at)
+        return warm * self.drop_factor**falls * (self.learning_rate + (last - self.learning_rate) * step / self.updates)
 
 
 class Selection(Section):
@@ -207,10 +226,16 @@ class Stage(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     algorithm: str = Field("expert_iteration", description="built-in name or dotted path package.module:Class")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the algorithm")
     generations: int = Field(1, ge=1, description="versions that this stage publishes")
-    tickets: int = Field(40, ge=1, description="prompt groups of each generation")
-    phases: list[Phase] = Field(default_factory=lambda: [Phase()], min_length=1)
+    tickets: int = Field(40, ge=0, description="prompt groups of each generation; 0: it trains on what there is")
+    phases: list[Phase] = Field(default_factory=lambda: [Phase()], description="none: the weights stay as they are")
+    variant: Literal["v1", "v2", "v3", "v4", "v5"] | None = Field(
+        None,
+        description="score variant that the network goes over to: a stage of one generation, no tickets, no phases",
+    )
     selection: Selection = Field(default_factory=Selection)
+    sampling_score: float | None = Field(None, description="conditioning score s of its tickets; null: sampling.score")
     text_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained on the empty prompt")
     score_drop: float = Field(0.1, ge=0, le=1, description="share of examples trained without a score")
     score_drop_mode: Literal["independent", "tied", "batch"] = Field(
@@ -268,6 +293,10 @@ class Config(Section):
     run_dir: str | None = Field(None, description="where the run lives; default $RLLOOP_RUNS or runs/, plus the preset")
     prompts: str | None = Field(None, description="file of prompts to train on; default: the shipped ones")
     heldout_prompts: str | None = Field(None, description="file of prompts to evaluate on; default: the shipped ones")
+    corpus: str | None = Field(
+        None, description="folder of `rlloop data prepare`, or of npz files with npz.tsv; 'mini' is made when missing"
+    )
+    corpus_window: int = Field(2048, ge=1, description="rows of the corpus that are shuffled among each other")
     generator: Generator = Field(default_factory=Generator)
     sampling: Sampling = Field(default_factory=Sampling)
     sampler: Sampler = Field(default_factory=Sampler)
@@ -327,7 +356,7 @@ def cross_checks(config: Config) -> list[str]:
         problems += stage_problems(config, stage)
         for number, phase in enumerate(stage.phases):
             where = f"stages.{stage.name}.phases.{number}"
-            problems += [f"{where}: {problem}" for problem in phase_problems(config, phase, first)]
+            problems += [f"{where}: {problem}" for problem in phase_problems(config, stage, phase, first)]
         first += stage.generations
     return problems
 
@@ -371,43 +400,92 @@ def crossover_problems(config: Config) -> list[str]:
 
 def stage_problems(config: Config, stage: Stage) -> list[str]:
     """What a stage ranks by must be scored, and enough must be left to train on."""
-    problems, clips, selection = [], config.sampler.clips_per_prompt, stage.selection
+    where = f"stages.{stage.name}"
+    if stage.variant is not None:
+        there = {"generations": stage.generations, "tickets": stage.tickets, "phases": len(stage.phases)}
+        if there != {"generations": 1, "tickets": 0, "phases": 0}:
+            return [
+                f"{where}: a change of network (variant {stage.variant}) is a stage of one generation without tickets and "
+                f"phases; found {there}; give it generations: 1, tickets: 0, phases: []"
+            ]
+        return []
+    if not stage.phases:
+        return [f"{where}: has no phases, so nothing of its {stage.tickets} tickets would be learned; add phases"]
+    return [*score_problems(config, stage), *(selection_problems(config, stage) if stage.tickets else [])]
+
+
+def score_problems(config: Config, stage: Stage) -> list[str]:
+    """Its ranking scores and its label are scores of the rollouts."""
     names = [reward.name for reward in config.scorer.all_rewards]
-    for key in sorted({*selection.rank_by, stage.label_score} - set(names)):
-        problems.append(
-            f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
-        )
+    used = sorted({*stage.selection.rank_by, stage.label_score}) if stage.tickets else []
+    return [
+        f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
+        for key in sorted(set(used) - set(names))
+    ]
+
+
+def selection_problems(config: Config, stage: Stage) -> list[str]:
+    """The share that is kept of a cohort must reach min_examples."""
+    clips, selection = config.sampler.clips_per_prompt, stage.selection
     groups, pool = (1, stage.tickets * clips) if selection.per == "cohort" else (stage.tickets, clips)
     kept = max(1, int(pool * selection.top_fraction + 1e-9)) * groups
-    if kept < selection.min_examples:
-        problems.append(
-            f"stages.{stage.name}: top_fraction {selection.top_fraction} of {stage.tickets * clips} rollouts leaves "
-            f"{kept}, fewer than min_examples {selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
-            "top_fraction"
-        )
-    return problems
+    if kept >= selection.min_examples:
+        return []
+    return [
+        f"stages.{stage.name}: top_fraction {selection.top_fraction} of {stage.tickets * clips} rollouts leaves "
+        f"{kept}, fewer than min_examples {selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
+        "top_fraction"
+    ]
 
 
-def phase_problems(config: Config, phase: Phase, first_generation: int) -> list[str]:
+def phase_problems(config: Config, stage: Stage, phase: Phase, first_generation: int) -> list[str]:
     """The batch must split over the workers, and the mixture must have a source from the first generation on."""
     problems, workers = [], config.trainer.num_workers
     if phase.batch_size % workers:
         problems.append(
             f"batch_size {phase.batch_size} is not a multiple of trainer.num_workers {workers}; change one of the two"
         )
+    share = phase.batch_size // workers
+    if phase.micro_batch_size and share % phase.micro_batch_size:
+        problems.append(
+            f"micro_batch_size {phase.micro_batch_size} does not divide the {share} examples of each of "
+            f"{workers} workers; change one of the two"
+        )
     if not phase.sources or sum(phase.sources.values()) <= 0 or min(phase.sources.values()) < 0:
         problems.append(f"sources {phase.sources} need weights >= 0 with a sum above 0")
-    there = []
-    for source, weight in phase.sources.items():
-        number = source.removeprefix("generation:")
-        if source not in ("current", "previous") and not number.isdigit():
-            problems.append(f"source '{source}' is none of current, previous, generation:K")
-            continue
-        made = source == "current" or (first_generation > 0 if source == "previous" else int(number) < first_generation)
-        there.append(made and weight > 0)
-    if not problems and not any(there):
+    found = [source_problem(config, stage, source, first_generation) for source in phase.sources]
+    problems += [problem for problem in found if problem]
+    if not problems and not any(
+        w > 0 and made_by(config, stage, s, first_generation) for s, w in phase.sources.items()
+    ):
         problems.append(f"no source of {phase.sources} exists at generation {first_generation}; add current to them")
     return problems
+
+
+def source_problem(config: Config, stage: Stage, source: str, first_generation: int) -> str:
+    """Why a source of a mixture can never be, or ''."""
+    kind, _, name = source.partition(":")
+    if source == "corpus":
+        return "" if config.corpus else "source 'corpus' needs corpus=FOLDER (rlloop data prepare makes one)"
+    if source == "current" and not stage.tickets:
+        return (
+            f"source 'current' is this stage's selection, but {stage.name} has 0 tickets; raise tickets or leave it out"
+        )
+    if kind == "stage":
+        earlier = [one.name for one in config.stages[: config.stages.index(stage)] if one.tickets]
+        return "" if name in earlier else f"source '{source}': no earlier stage with tickets has that name ({earlier})"
+    if source in ("current", "previous") or (kind == "generation" and name.isdigit()):
+        return ""
+    return f"source '{source}' is none of corpus, current, previous, generation:K, stage:NAME"
+
+
+def made_by(config: Config, stage: Stage, source: str, first_generation: int) -> bool:
+    """Whether a source has rows in the first generation of a stage."""
+    if source == "previous":
+        return first_generation > 0
+    if source.startswith("generation:"):
+        return int(source.removeprefix("generation:")) < first_generation
+    return True
 
 
 def score_name(reward: str | RewardEntry) -> str:
