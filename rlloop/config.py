@@ -189,7 +189,7 @@ class Phase(Section):
     )
     sources: dict[str, float] = Field(
         default_factory=lambda: {"current": 1.0},
-        description="'corpus', 'current', 'previous', 'generation:K' or 'stage:NAME' (its last) -> weight in the mixture",
+        description="corpus, current, previous, generation:K or stage:NAME (its last selection) -> weight",
     )
     weights_are: Literal["shares", "copies"] = Field(
         "shares", description="of sources: shares of the examples, or how often each row of a source is listed"
@@ -232,7 +232,7 @@ class Stage(Section):
     phases: list[Phase] = Field(default_factory=lambda: [Phase()], description="none: the weights stay as they are")
     variant: Literal["v1", "v2", "v3", "v4", "v5"] | None = Field(
         None,
-        description="score variant that the network goes over to: a stage of one generation, no tickets, no phases",
+        description="score variant that the network goes over to, in a stage without tickets and phases",
     )
     selection: Selection = Field(default_factory=Selection)
     sampling_score: float | None = Field(None, description="conditioning score s of its tickets; null: sampling.score")
@@ -405,8 +405,8 @@ def stage_problems(config: Config, stage: Stage) -> list[str]:
         there = {"generations": stage.generations, "tickets": stage.tickets, "phases": len(stage.phases)}
         if there != {"generations": 1, "tickets": 0, "phases": 0}:
             return [
-                f"{where}: a change of network (variant {stage.variant}) is a stage of one generation without tickets and "
-                f"phases; found {there}; give it generations: 1, tickets: 0, phases: []"
+                f"{where}: a change of network (variant {stage.variant}) is one generation without tickets and phases; "
+                f"found {there}; give it generations: 1, tickets: 0, phases: []"
             ]
         return []
     if not stage.phases:
@@ -455,9 +455,7 @@ def phase_problems(config: Config, stage: Stage, phase: Phase, first_generation:
         problems.append(f"sources {phase.sources} need weights >= 0 with a sum above 0")
     found = [source_problem(config, stage, source, first_generation) for source in phase.sources]
     problems += [problem for problem in found if problem]
-    if not problems and not any(
-        w > 0 and made_by(config, stage, s, first_generation) for s, w in phase.sources.items()
-    ):
+    if not problems and not any(w > 0 and is_there(s, first_generation) for s, w in phase.sources.items()):
         problems.append(f"no source of {phase.sources} exists at generation {first_generation}; add current to them")
     return problems
 
@@ -468,9 +466,7 @@ def source_problem(config: Config, stage: Stage, source: str, first_generation: 
     if source == "corpus":
         return "" if config.corpus else "source 'corpus' needs corpus=FOLDER (rlloop data prepare makes one)"
     if source == "current" and not stage.tickets:
-        return (
-            f"source 'current' is this stage's selection, but {stage.name} has 0 tickets; raise tickets or leave it out"
-        )
+        return f"source 'current' is this stage's selection, but the stage has 0 tickets; raise them"
     if kind == "stage":
         earlier = [one.name for one in config.stages[: config.stages.index(stage)] if one.tickets]
         return "" if name in earlier else f"source '{source}': no earlier stage with tickets has that name ({earlier})"
@@ -479,7 +475,7 @@ def source_problem(config: Config, stage: Stage, source: str, first_generation: 
     return f"source '{source}' is none of corpus, current, previous, generation:K, stage:NAME"
 
 
-def made_by(config: Config, stage: Stage, source: str, first_generation: int) -> bool:
+def is_there(source: str, first_generation: int) -> bool:
     """Whether a source has rows in the first generation of a stage."""
     if source == "previous":
         return first_generation > 0
