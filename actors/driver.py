@@ -19,6 +19,7 @@ from actors import startup
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
 from rlloop.config import Config
+from rlloop.loop.result import kept_versions
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
 from rlloop.views.terminal import LiveView
@@ -70,7 +71,7 @@ def run(config: Config, run_dir: str) -> int:
             session = _prepare(path, config, view)
             signals.install()  # again: ray.init has put its own SIGTERM handler there
             outcome, snapshot = _drive(session, view, signals, began)
-        summary = build_summary(config, snapshot, status=outcome.status, reason=outcome.reason)
+        summary = build_summary(config, snapshot, kept_versions(path), status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
         return outcome.exit_status

@@ -36,7 +36,7 @@ class Finding:
     """What one judge did from `first_version` to `version`.
 
     `change` is the judge's over the span, by its slope; a shift gets worse by growing. `level` is what `p_value`
-    was compared with. `best_version` is the evaluated version of the span that the judge liked best.
+    was compared with. `ranking` are the evaluated versions of the span, that which the judge liked best first.
     """
 
     judge: str
@@ -47,7 +47,11 @@ class Finding:
     level: float
     reward_change: float
     reward_p_value: float
-    best_version: int
+    ranking: tuple[int, ...]
+
+    @property
+    def best_version(self) -> int:
+        return self.ranking[0]
 
     @property
     def is_alarm(self) -> bool:
@@ -106,7 +110,7 @@ def look(
             span = heard[len(heard) - length :]
             versions = [evaluated.version for evaluated in span]
             rise = score_trend(_scores(span, reward), versions, direction=1)
-            trend, best = _judge(span, versions, judge, references.get(judge))
+            trend, ranking = _judge(span, versions, judge, references.get(judge))
             findings.append(
                 Finding(
                     judge,
@@ -117,7 +121,7 @@ def look(
                     share,
                     rise.change,
                     rise.p_value,
-                    best,
+                    ranking,
                 )
             )
     return findings
@@ -132,15 +136,20 @@ def _has(evaluated: Evaluated, judge: str, reward: str) -> bool:
 
 def _judge(
     span: Sequence[Evaluated], versions: list[int], judge: str, reference: np.ndarray | None
-) -> tuple[Trend, int]:
-    """The trend of one judge, and the version it liked best."""
+) -> tuple[Trend, tuple[int, ...]]:
+    """The trend of one judge, and the versions as it likes them, best first."""
     if reference is None:
         scores = _scores(span, judge)
         means = [np.nanmean(one) if np.isfinite(one).any() else -np.inf for one in scores]
-        return score_trend(scores, versions, direction=-1), versions[int(np.argmax(means))]
+        return score_trend(scores, versions, direction=-1), _ranked(versions, -np.array(means))
     embeddings = np.stack([_known(evaluated.embeddings, judge, evaluated.version) for evaluated in span])
-    far = [squared_shift(one, reference) for one in embeddings]
-    return shift_trend(embeddings, versions, reference), versions[int(np.argmin(far))]
+    far = np.array([squared_shift(one, reference) for one in embeddings])
+    return shift_trend(embeddings, versions, reference), _ranked(versions, far)
+
+
+def _ranked(versions: list[int], badness: np.ndarray) -> tuple[int, ...]:
+    """Versions by rising badness [V]; of equal ones the earlier first."""
+    return tuple(versions[row] for row in np.argsort(badness, kind="stable"))
 
 
 def squared_shift(embeddings: np.ndarray, reference_mean: np.ndarray) -> float:

@@ -75,7 +75,8 @@ def alarms(config: Config, run_dir: Path, results: Sequence[EvaluationResult], n
         window=config.evaluation.alarm.window,
         level=config.evaluation.alarm.level,
     )
-    return [{**asdict(finding), "text": str(finding)} for finding in findings if finding.is_alarm]
+    raised = [finding for finding in findings if finding.is_alarm]
+    return [{**asdict(f), "best_version": f.best_version, "text": str(f)} for f in raised]
 
 
 def embeddings_path(run_dir: Path, version: int, judge: str) -> Path:

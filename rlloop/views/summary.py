@@ -10,7 +10,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from rlloop.views.scores import evaluation_labels, mean_score, score_label, show
 SIGNIFICANT_P = 0.05
 
 
-def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished", reason: str = "") -> dict[str, Any]:
+def build_summary(
+    config: Config, snapshot: Snapshot, kept: Collection[int] = (0,), *, status: str = "finished", reason: str = ""
+) -> dict[str, Any]:
     """What `summary.json` holds; plain values, None where a figure does not exist (no evaluation, one prompt).
 
     Args:
         snapshot: the last of the run; `wall_seconds` counts from its `started_at`.
+        kept: versions whose checkpoint is on disk; that of version 0 always is.
         status: finished | stopped | failed.
         reason: why it is not finished.
     """
@@ -56,7 +59,7 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
         "guards": {name: guard_entry(result) for name, result in compared.items() if name != label},
         "policy_versions": snapshot.version,
         "alarms": [dict(found) for evaluation in snapshot.evaluations for found in evaluation.alarms],
-        "result_version": result_version(config, snapshot),
+        "result_version": result_version(config, snapshot, kept),
         "tickets": dict(snapshot.tickets),
         "clips_generated": snapshot.clips_generated,
         "wall_seconds": round(snapshot.time - snapshot.started_at, 1),
@@ -67,11 +70,14 @@ def build_summary(config: Config, snapshot: Snapshot, *, status: str = "finished
     }
 
 
-def result_version(config: Config, snapshot: Snapshot) -> int:
-    """The version to go on with: the last; after an alarm, where it rolls back, the one that the judge liked best."""
+def result_version(config: Config, snapshot: Snapshot, kept: Collection[int]) -> int:
+    """The version to go on with: the last; after an alarm, where it rolls back, the one that the judge liked best.
+
+    Of those whose checkpoint is `kept`: before it was told to roll back, the run may have removed the best one's.
+    """
     raised = [found for evaluation in snapshot.evaluations for found in evaluation.alarms]
     if raised and config.evaluation.alarm.action == "rollback":
-        return raised[0]["best_version"]
+        return next((version for version in raised[0]["ranking"] if version in kept), 0)
     return snapshot.version
 
 

@@ -57,7 +57,7 @@ def test_one_fall_is_not_several():
 
 def test_a_judge_that_rose_first_is_caught_by_the_short_span():
     history = run([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], [0.0, 0.3, 0.6, 0.9, 0.8, 0.7, 0.6])
-    assert [(f.first_version, f.best_version) for f in alarms(history)] == [(3, 3)]
+    assert [(f.first_version, f.best_version, f.ranking) for f in alarms(history)] == [(3, 3, (3, 4, 5, 6))]
 
 
 def test_a_shift_from_the_reference_is_a_judge_without_scores():
@@ -65,7 +65,7 @@ def test_a_shift_from_the_reference_is_a_judge_without_scores():
     rise, flat = [0.0, 0.2, 0.4, 0.6], [0.3] * 4
     references = {"shift": ORIGIN}
     (finding,) = alarms(run(rise, flat, away), ["judge", "shift"], references=references)
-    assert finding.judge == "shift" and finding.change > 3 and finding.best_version == 0
+    assert finding.judge == "shift" and finding.change > 3 and finding.ranking == (0, 1, 2, 3)
     assert not alarms(run(rise, flat, towards), ["judge", "shift"], references=references)
 
 

@@ -74,6 +74,17 @@ def test_an_alarm_is_stored_with_its_evaluation_and_reaches_the_summary(tmp_path
     assert lines[0].startswith("ALARM: from version 0 to") and "result is version 0" in lines[-2]
 
 
+def test_a_rollback_names_the_best_version_that_can_still_be_loaded(tmp_path):
+    """Under another action checkpoints were removed; a resume that is told to roll back finds what is left."""
+    results = evaluations([0.0, 0.3, 0.6, 0.9], [0.6, 0.9, 0.3, 0.0])
+    raised = alarms(CONFIG, tmp_path, results, num_planned=4)
+    write_result(tmp_path, replace(results[3], alarms=raised))
+    shown = snapshot("runs/x", version=3, evaluations=[*results[:3], *stored_results(tmp_path)])
+    assert raised[0]["best_version"] == 1
+    for kept, named in (({0, 1, 2, 3}, 1), ({0, 2, 3}, 0), ({2, 3}, 2), ({0}, 0)):
+        assert build_summary(CONFIG, shown, kept)["result_version"] == named
+
+
 def test_no_alarm_where_judge_and_reward_rise_together(tmp_path):
     results = evaluations([0.0, 0.3, 0.6, 0.9], [0.0, 0.3, 0.6, 0.9])
     assert not alarms(CONFIG, tmp_path, results, num_planned=4)
