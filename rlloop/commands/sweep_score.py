@@ -14,7 +14,7 @@ def run(
     ] = "0,0.5,1,1.5,2,3",
     config: Annotated[str, typer.Option(help="Preset or file: generator, evaluation, held-out prompts.")] = "mini",
     weights: Annotated[
-        Path | None, typer.Option(help="A run's checkpoint folder or its weights.safetensors; default: as shipped.")
+        Path | None, typer.Option(help="A run, one of its checkpoints, or weights.safetensors; default: as shipped.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.svg.")] = Path("runs/sweep"),
 ) -> None:
@@ -22,7 +22,7 @@ def run(
 
     Examples: rlloop sweep-score --scores none,0,1,2,3
 
-    rlloop sweep-score --weights runs/mini/checkpoints/v000003-s000000
+    rlloop sweep-score --weights runs/mini
     """
     from rlloop.config import load
 
@@ -40,12 +40,13 @@ def run(
     with JobProgress("clips", total) as progress:
         progress.phase("loading the models")
         sampler = Sampler(settings, evaluation)
-        if weights is not None:
-            load_policy(sampler, weights)
+        source = load_policy(sampler, weights) if weights is not None else None
         found = sweep(settings, values, sampler, progress.advance)
     write_sweep(found, out)
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(sweep_table(found))
+    if source:
+        print(f"weights: {source}")
     for note in found["notes"]:
         print(f"note: {note}")
     print(f"{out}/sweep.json, {out}/sweep.svg")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlloop.config import Config
 from rlloop.loop import checkpoints
+from rlloop.loop.result import is_run, result_checkpoint
 from rlloop.models.checkpoint import LoadReport, export_state, load_network
 from rlloop.models.fluxaudio import FluxAudioSpec
 from rlloop.models.policy import MINI
@@ -46,7 +47,7 @@ def export(
     """Writes `out`, a flat state dict as the authors publish theirs, and `out` with the suffix .json.
 
     Args:
-        checkpoint: a run (its newest version), one of its checkpoints, or a file of weights.
+        checkpoint: a run (the version that is its result), one of its checkpoints, or a file of weights.
         like: checkpoint whose names and shapes are taken; None is the one that the run began with, "ours" none.
         variant: score variant; None is the run's, or what `load_network` takes.
         frames: latent frames; needed for weights of no published size that come without their run.
@@ -67,7 +68,11 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, state)
     details.write_text(json.dumps(describe(trained, report.spec, origin, state), indent=1) + "\n")
-    return [f"{out}: {len(state)} tensors, {out.stat().st_size / 1e6:.1f} MB, named as in {origin}", f"{details}"]
+    return [
+        f"{out}: {len(state)} tensors, {out.stat().st_size / 1e6:.1f} MB, named as in {origin}",
+        f"{details}",
+        f"taken from {trained.path}",
+    ]
 
 
 def find(path: Path) -> Trained:
@@ -76,11 +81,8 @@ def find(path: Path) -> Trained:
     Raises:
         ValueError: there are none, or the checkpoint's marker does not hold.
     """
-    if (path / "checkpoints").is_dir():
-        versions = sorted(p.parent for p in path.glob(f"checkpoints/v*-s000000/{checkpoints.MARKER}"))
-        if not versions:
-            raise ValueError(f"{path} holds no complete checkpoint of a version")
-        path = versions[-1]
+    if is_run(path):
+        path = result_checkpoint(path)
     if path.is_dir():
         marker = checkpoints.read_marker(path)
         config = path.parent.parent / "config.json"

@@ -19,6 +19,7 @@ from rlloop.config import Config
 from rlloop.evaluation.distances import Distance
 from rlloop.evaluation.frechet import FrechetStatistics
 from rlloop.evaluation.sweep import Point, summarise_sweep
+from rlloop.loop.result import is_run, result_checkpoint
 from rlloop.recipes.build import heldout_prompts
 from rlloop.recipes.clip_hearing import embed_clips, is_mini
 from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, musicnn_embedder
@@ -96,18 +97,22 @@ def _distances(heard: Sequence[Sequence[np.ndarray | str]]) -> tuple[list[dict[s
     return [{name: Distance(name, value, len(kept), of.checksum, of.count)} for value in values], notes
 
 
-def load_policy(sampler: Sampler, weights: Path) -> None:
-    """Puts a checkpoint's weights.safetensors (or the one in a checkpoint's folder) into the sampler.
+def load_policy(sampler: Sampler, weights: Path) -> Path:
+    """Puts weights.safetensors, that of a checkpoint's folder, or that of a run's result into the sampler.
 
+    Returns:
+        the file that was read.
     Raises:
         ValueError: it is missing, damaged, or not of this network.
     """
+    weights = result_checkpoint(weights) if is_run(weights) else weights
     path = weights / "weights.safetensors" if weights.is_dir() else weights
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not readable as safetensors ({error}); give a checkpoint's folder") from error
     sampler.load(arrays, 0)
+    return path
 
 
 def write_sweep(found: dict[str, Any], out: Path) -> None:

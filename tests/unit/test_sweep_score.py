@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from rlloop.commands.main import app
 from rlloop.commands.sweep_score import parse
 from rlloop.config import build, load
+from rlloop.loop import checkpoints
 from rlloop.recipes.evaluations import evaluation_seeds
 from rlloop.recipes.sampler import Sample, Sampler, network_arrays
 from rlloop.recipes.score_sweep import load_policy, sweep, sweep_figure
@@ -104,6 +105,15 @@ def test_a_checkpoint_is_what_is_sampled(tmp_path):
     load_policy(sampler, tmp_path)
     found = network_arrays(sampler.generator.network)
     assert all(np.array_equal(found[name], array + 1) for name, array in arrays.items())
+    run = tmp_path / "run"  # whose result is version 1 of 2
+    for version, added in ((1, 3), (2, 5)):
+        folder = checkpoints.folder(run, version)
+        checkpoints.write_arrays(folder / checkpoints.WEIGHTS, {name: a + added for name, a in arrays.items()})
+        (folder / checkpoints.MARKER).touch()
+    (run / "summary.json").write_text(json.dumps({"policy_versions": 2, "result_version": 1}))
+    assert load_policy(sampler, run) == checkpoints.folder(run, 1) / checkpoints.WEIGHTS
+    found = network_arrays(sampler.generator.network)
+    assert all(np.array_equal(found[name], array + 3) for name, array in arrays.items())
     (tmp_path / "weights.safetensors").write_bytes(b"nothing")
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="give a checkpoint's folder"):

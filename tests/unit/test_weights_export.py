@@ -84,6 +84,32 @@ def test_the_run_says_what_it_began_with(network, tmp_path):
         export(tmp_path / "run", tmp_path / "again.pt")
 
 
+def test_a_run_is_exported_at_its_result(network, tmp_path):
+    run = tmp_path / "run"
+    for version in (1, 2, 3):
+        write_run(run, network, version=version)
+
+    def exported(name: str, **summary) -> int:
+        (run / "summary.json").write_text(json.dumps(summary))
+        lines = export(run, tmp_path / f"{name}.pt")
+        version = json.loads((tmp_path / f"{name}.json").read_text())["version"]
+        assert f"v{version:06d}-s000000" in lines[-1]
+        return version
+
+    assert exported("rolled_back", policy_versions=3, result_version=1) == 1
+    assert exported("ended", policy_versions=3, result_version=3) == 3
+    assert exported("went_on_since", policy_versions=2, result_version=1) == 3
+    export(checkpoints.folder(run, 2), tmp_path / "given.pt")
+    assert json.loads((tmp_path / "given.json").read_text())["version"] == 2
+    for found, message in (
+        ({"policy_versions": 3, "result_version": 0}, r"the result is version 0, its checkpoint is gone; .*1, 2, 3"),
+        ({}, r"is no readable summary \(KeyError: 'policy_versions'\); name a checkpoint"),
+    ):
+        (run / "summary.json").write_text(json.dumps(found))
+        with pytest.raises(ValueError, match=message):
+            export(run, tmp_path / "none.pt")
+
+
 def test_the_mini_network_is_exported_too(tmp_path):
     write_run(tmp_path / "run", fill(FluxAudio(MINI.network)), Config())
     done = CliRunner().invoke(app, ["weights", "export", str(tmp_path / "run"), str(tmp_path / "mini.pt")])
