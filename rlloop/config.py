@@ -372,8 +372,16 @@ def judge_problems(config: Config) -> list[str]:
     problems = []
     for judge in config.evaluation.alarm.judges or ():
         if judge in used:
+ALARM_PROMPTS, ALARM_EVALUATIONS = 4, 3  # the least that rlloop.evaluation takes for a trend
+
+
             problems.append(
                 f"evaluation.alarm.judges: '{judge}' is ranked by or trained with in a stage; a judge is held out"
+    return [*named_judge_problems(config), *twin_problems(config), *silent_alarm_problems(config)]
+
+
+def named_judge_problems(config: Config) -> list[str]:
+    """Judges that the configuration names are there and are not used."""
             )
         elif judge not in (*there, *SET_JUDGES):
             problems.append(
@@ -389,6 +397,50 @@ def crossover_problems(config: Config) -> list[str]:
     times = {"sampling": config.sampling.crossover_t, "evaluation.sampling": config.evaluation.sampling.crossover_t}
     if second and all(t is None for t in times.values()):
         return [
+def twin_problems(config: Config) -> list[str]:
+    """A reward under another name is no judge: one target with the same options gives the same scores."""
+    used, judges = trained_scores(config), config.judges()
+    trained = [reward for reward in config.scorer.all_rewards if reward.name in used]
+    watched = [reward for reward in config.evaluation.scores if reward.name in judges]
+    return [
+        f"evaluation.scores: judge '{judge.name}' is {judge.target} with the options of '{reward.name}', which a stage "
+        "ranks by or trains with; take it out, or name other judges in evaluation.alarm.judges"
+        for judge in resolve_rewards(watched, config)
+        for reward in trained
+        if (judge.target, judge.options) == (reward.target, reward.options)
+    ]
+
+
+def silent_alarm_problems(config: Config) -> list[str]:
+    """An alarm that is to end the run has to be able to ring."""
+    evaluation, action = config.evaluation, config.evaluation.alarm.action
+    if action == "warn":
+        return []
+    key, problems = f"evaluation.alarm.action is {action}", []
+    reward, weight = next(iter(config.stages[-1].selection.rank_by.items()))
+    versions = sum(stage.generations for stage in config.stages)
+    count = 1 + (versions if evaluation.in_between else len(config.stages))
+    if not config.judges():
+        problems.append(f"{key}, but no score of evaluation.scores is held out as a judge; add one, or set it to warn")
+    if weight <= 0:
+        problems.append(
+            f"{key}; it asks whether '{reward}' rises, which the last stage ranks by with weight {weight:g}: name a "
+            "score with a weight above 0 first in rank_by, or set it to warn"
+        )
+    if evaluation.num_prompts < ALARM_PROMPTS:
+        problems.append(
+            f"{key}, which takes {ALARM_PROMPTS} held-out prompts; evaluation.num_prompts is {evaluation.num_prompts}: "
+            "raise it, or set the action to warn"
+        )
+    if count < ALARM_EVALUATIONS:
+        how = "true" if evaluation.in_between else "false"
+        problems.append(
+            f"{key}, which takes {ALARM_EVALUATIONS} evaluations; {count} are made of {versions} versions in "
+            f"{len(config.stages)} stages with evaluation.in_between {how}: have more, or set the action to warn"
+        )
+    return problems
+
+
             f"generator.options.crossover is {second}, but no sampling.crossover_t says when it takes over; set one"
         ]
     return [

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlloop.config import build
+from rlloop.config import ALARM_EVALUATIONS, ALARM_PROMPTS, build
+from rlloop.evaluation import alarm, trends
 from rlloop.loop.snapshot import EvaluationResult
 from rlloop.recipes.evaluations import stored_results, write_result
 from rlloop.recipes.judges import SetJudges, alarms, read_embeddings, write_embeddings
@@ -43,7 +44,55 @@ def test_a_judge_is_held_out_and_evaluated(judge, message):
 
 
 def test_the_alarm_decides_no_result():
-    assert build({"evaluation": {"alarm": {"action": "stop"}}}).digest() == build({}).digest()
+    stages = [{"name": "a", "generations": 2}]
+    stopping = build({"stages": stages, "evaluation": {"alarm": {"action": "stop"}}})
+    assert stopping.digest() == build({"stages": stages}).digest()
+
+
+def alarm_of(action: str, generations: int = 2, ranked: dict | None = None, target: str = "mini", **evaluation) -> dict:
+    stage = {"name": "a", "generations": generations, "selection": {"rank_by": ranked or {"tunejury_mini": 1.0}}}
+    return {
+        "generator": {"target": target}, "stages": [stage], "evaluation": {**evaluation, "alarm": {"action": action}}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["stop", "rollback"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_prompts": 3}, "takes 4 held-out prompts; evaluation.num_prompts is 3"),
+        ({"generations": 1}, "takes 3 evaluations; 2 are made of 1 versions in 1 stages .*in_between true"),
+        ({"generations": 9, "in_between": False}, "takes 3 evaluations; 2 are made of 9 versions .*in_between false"),
+        ({"scores": ["tunejury_mini"], "target": "tests.fakes:tiny_generator"}, "no score of"),
+        ({"ranked": {"tunejury_mini": -1.0}}, "'tunejury_mini' rises, which the last stage ranks by with weight -1"),
+    ],
+)
+def test_an_alarm_that_cannot_ring_is_refused(action, given, message):
+    build(alarm_of("warn", **given))  # nothing hangs on it there
+    build(alarm_of(action))
+    with pytest.raises(ValueError, match=message) as caught:
+        build(alarm_of(action, **given))
+    assert "\n" not in str(caught.value) and f"action is {action}" in str(caught.value)
+
+
+def test_the_refusals_are_those_of_the_rule():
+    assert (ALARM_PROMPTS, ALARM_EVALUATIONS) == (trends.MIN_PROMPTS, alarm.MIN_EVALUATIONS)
+
+
+def test_the_reward_under_another_name_is_no_judge():
+    def of(*scores) -> dict:
+        return {"evaluation": {"scores": ["tunejury_mini", *scores]}}
+
+    with pytest.raises(ValueError, match="judge 'twin' is tunejury_mini with the options of 'tunejury_mini'"):
+        build(of({"name": "twin", "target": "tunejury_mini"}))
+    loud = {"scorer": {"rewards": ["tunejury_mini", {"name": "loud", "target": "a.b:C", "options": {"top": 1}}]}}
+    ranked = {"stages": [{"name": "a", "selection": {"rank_by": {"tunejury_mini": 1.0, "loud": -0.5}}}]}
+    with pytest.raises(ValueError, match="judge 'C2' is a.b:C with the options of 'loud'"):
+        build({**loud, **ranked, **of({"name": "C2", "target": "a.b:C", "options": {"top": 1}})})
+    other = build({**loud, **ranked, **of({"name": "C2", "target": "a.b:C", "options": {"top": 2}})})
+    assert "C2" in other.judges()
+    with pytest.raises(ValueError, match="'loud' is ranked by"):  # against it is by it, too
+        build({**loud, **ranked, "evaluation": {"scores": ["tunejury_mini", "loud"], "alarm": {"judges": ["loud"]}}})
 
 
 def evaluations(reward: list[float], judge: list[float]) -> list[EvaluationResult]:
