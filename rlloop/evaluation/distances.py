@@ -16,14 +16,15 @@ import numpy as np
 class Distance:
     """A distance with what its value depends on.
 
-    `n` clips of the set, `reference_n` of the reference, whose `reference` is a checksum; lower is nearer.
+    `n` clips of the set, `reference_n` of the reference, whose `reference` is a checksum; lower is nearer. The last
+    three are None where an older result did not keep them: such a distance can be shown, not compared.
     """
 
     name: str
     value: float
-    n: int
-    reference: str
-    reference_n: int
+    n: int | None
+    reference: str | None
+    reference_n: int | None
 
 
 def distance_gain(before: Distance, after: Distance, *, allow_other_n: bool = False) -> float:
@@ -31,8 +32,11 @@ def distance_gain(before: Distance, after: Distance, *, allow_other_n: bool = Fa
 
     Raises:
         ValueError: they differ in name or reference, or in their number of clips while `allow_other_n` is not set: the
-            Frechet distance of a small set is too large by an amount that depends on n (reference.md section 11.1).
+            Frechet distance of a small set is too large by an amount that depends on n (reference.md section 11.1); or
+            n or reference of one is unknown.
     """
+    if None in (before.n, after.n, before.reference, after.reference):
+        raise ValueError(f"{after.name}: an older result did not keep the number of its clips, so nothing is compared")
     if (before.name, before.reference) != (after.name, after.reference):
         raise ValueError(
             f"{before.name} against reference {before.reference[:12]} and {after.name} against {after.reference[:12]} "

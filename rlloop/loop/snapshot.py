@@ -36,7 +36,8 @@ class EvaluationResult:
 
     `scores` maps a score name to one list per prompt of one value per seed (None where missing); `prompts` are the
     held-out prompts in that order; `audio` are paths of the kept clips relative to run_dir. `distances` are of the
-    clips as a set; `alarms` are findings of rlloop.evaluation.alarm with a "text" each.
+    clips as a set: name -> {"value", "n" clips of the set, "reference" (its checksum), "reference_n"}, the last three
+    None where an older result did not keep them; `alarms` are findings of rlloop.evaluation.alarm with a "text" each.
     """
 
     version: int
@@ -47,7 +48,7 @@ class EvaluationResult:
     audio: Sequence[str]
     seconds: float
     finished_at: float
-    distances: Mapping[str, float] = field(default_factory=dict)
+    distances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alarms: Sequence[Mapping[str, Any]] = ()
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,4 +105,14 @@ def evaluated_versions(run_dir: Path) -> set[int]:
 def stored_results(run_dir: Path) -> list[EvaluationResult]:
     """All stored results, by version."""
     files = sorted((run_dir / "evaluations").glob("version*.json"))
-    return [EvaluationResult(**json.loads(path.read_text())) for path in files]
+    return [from_json(json.loads(path.read_text())) for path in files]
+
+
+def from_json(data: dict[str, Any]) -> EvaluationResult:
+    """A result as it was stored; older ones kept of a distance its value alone."""
+    unknown = {"n": None, "reference": None, "reference_n": None}
+    distances = {
+        name: found if isinstance(found, dict) else {"value": found, **unknown}
+        for name, found in data.get("distances", {}).items()
+    }
+    return EvaluationResult(**{**data, "distances": distances})

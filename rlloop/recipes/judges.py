@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,15 +42,21 @@ class SetJudges:
                 found[name] = np.full((len(clips), self.references[name].dim), np.nan, np.float32)
         return found
 
-    def distances(self, embeddings: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Judge -> Frechet distance of the clips [P, S, D] that could be heard; left out with fewer than two."""
+    def distances(self, embeddings: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+        """Judge -> Frechet distance of the clips [P, S, D] that could be heard; left out with fewer than two.
+
+        Returns:
+            name -> {"value", "n", "reference", "reference_n"}, as EvaluationResult holds it.
+        """
         heard = {name: found.reshape(-1, found.shape[-1]) for name, found in embeddings.items()}
         heard = {name: found[np.isfinite(found).all(axis=1)] for name, found in heard.items()}
-        return {
-            name: self.references[name].distance(FrechetStatistics.of(found))
-            for name, found in heard.items()
-            if len(found) > 1
-        }
+        return {name: distance_entry(found, self.references[name]) for name, found in heard.items() if len(found) > 1}
+
+
+def distance_entry(heard: np.ndarray, reference: FrechetStatistics) -> dict[str, Any]:
+    """The Frechet distance of embeddings [n, D] with what its value depends on."""
+    value = reference.distance(FrechetStatistics.of(heard))
+    return {"value": value, "n": len(heard), "reference": reference.checksum, "reference_n": reference.count}
 
 
 def references(names: Sequence[str]) -> dict[str, FrechetStatistics]:

@@ -139,7 +139,7 @@ def evaluation_entry(evaluation: EvaluationResult, config: Config) -> dict[str, 
         "version": evaluation.version,
         "stage": evaluation.stage,
         "scores": scores,
-        "distances": {name: plain(value) for name, value in evaluation.distances.items()},
+        "distances": {name: {"value": plain(d["value"]), "n": d["n"]} for name, d in evaluation.distances.items()},
         "audio": list(evaluation.audio),
         "seconds": round(evaluation.seconds, 1),
     }

@@ -110,8 +110,8 @@ class RunWriter:
         self._scalar("reward/heldout", mean_score(evaluation, score_label(self.config)), version, time)
         for score in evaluation_labels(self.config):
             self._scalar("heldout/{score}", mean_score(evaluation, score), version, time, score=score)
-        for name, value in evaluation.distances.items():
-            self._scalar("heldout/{score}", value, version, time, score=name)
+        for name, distance in evaluation.distances.items():
+            self._scalar("heldout/{score}", distance["value"], version, time, score=name)
         self._scalar("alarm/raised", float(len(evaluation.alarms)), version, time)
         if evaluation.alarms:
             self._text("alarm", "\n\n".join(found["text"] for found in evaluation.alarms), time, version)

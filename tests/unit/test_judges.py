@@ -152,5 +152,8 @@ def test_sets_are_heard_and_kept_and_a_broken_clip_costs_its_batch(tmp_path):
     (result,) = [replace(one, version=4) for one in evaluations([0.0], [0.0])]
     assert np.array_equal(read_embeddings(tmp_path, result, "frechet_mini")[:, 0], found)
     assert np.isnan(read_embeddings(tmp_path, replace(result, version=5), "frechet_mini")).all()
-    assert judges.distances({"frechet_mini": found[None]})["frechet_mini"] > 0
+    far = judges.distances({"frechet_mini": found[None]})["frechet_mini"]
+    reference = judges.references["frechet_mini"]
+    assert far["value"] > 0 and far["n"] == 3
+    assert (far["reference"], far["reference_n"]) == (reference.checksum, reference.count)
     assert judges.distances({"frechet_mini": found[:1, None]}) == {}
