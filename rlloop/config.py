@@ -366,22 +366,22 @@ def trained_scores(config: Config) -> set[str]:
     return {name for stage in config.stages for name in (*stage.selection.rank_by, stage.label_score)}
 
 
-def judge_problems(config: Config) -> list[str]:
-    """A judge is evaluated, and held out: nothing is selected by it or trained with it."""
-    used, there = trained_scores(config), [reward.name for reward in config.evaluation.scores]
-    problems = []
-    for judge in config.evaluation.alarm.judges or ():
-        if judge in used:
 ALARM_PROMPTS, ALARM_EVALUATIONS = 4, 3  # the least that rlloop.evaluation takes for a trend
 
 
-            problems.append(
-                f"evaluation.alarm.judges: '{judge}' is ranked by or trained with in a stage; a judge is held out"
+def judge_problems(config: Config) -> list[str]:
+    """A judge is evaluated, and held out: nothing is selected by it or trained with it."""
     return [*named_judge_problems(config), *twin_problems(config), *silent_alarm_problems(config)]
 
 
 def named_judge_problems(config: Config) -> list[str]:
     """Judges that the configuration names are there and are not used."""
+    used, there = trained_scores(config), [reward.name for reward in config.evaluation.scores]
+    problems = []
+    for judge in config.evaluation.alarm.judges or ():
+        if judge in used:
+            problems.append(
+                f"evaluation.alarm.judges: '{judge}' is ranked by or trained with in a stage; a judge is held out"
             )
         elif judge not in (*there, *SET_JUDGES):
             problems.append(
@@ -391,12 +391,6 @@ def named_judge_problems(config: Config) -> list[str]:
     return problems
 
 
-def crossover_problems(config: Config) -> list[str]:
-    """A crossover needs both the time and the second network."""
-    second = config.generator.options.get("crossover")
-    times = {"sampling": config.sampling.crossover_t, "evaluation.sampling": config.evaluation.sampling.crossover_t}
-    if second and all(t is None for t in times.values()):
-        return [
 def twin_problems(config: Config) -> list[str]:
     """A reward under another name is no judge: one target with the same options gives the same scores."""
     used, judges = trained_scores(config), config.judges()
@@ -441,6 +435,12 @@ def silent_alarm_problems(config: Config) -> list[str]:
     return problems
 
 
+def crossover_problems(config: Config) -> list[str]:
+    """A crossover needs both the time and the second network."""
+    second = config.generator.options.get("crossover")
+    times = {"sampling": config.sampling.crossover_t, "evaluation.sampling": config.evaluation.sampling.crossover_t}
+    if second and all(t is None for t in times.values()):
+        return [
             f"generator.options.crossover is {second}, but no sampling.crossover_t says when it takes over; set one"
         ]
     return [
