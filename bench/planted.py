@@ -61,7 +61,7 @@ def row(seed: int, summary: dict) -> str:
     for name in ("Quietness", "judge_mini", "tunejury_mini", "alignment_mini"):
         entry = summary["scores"][name]
         cells.append(f"{entry['before']:.2f} -> {entry['after']:.2f}")
-    ends = [entry["distances"]["frechet_mini"] for entry in summary["evaluations"]]
+    ends = [entry["distances"]["frechet_mini"]["value"] for entry in summary["evaluations"]]
     cells.append(f"{ends[0]:.1f} -> {ends[-1]:.1f}")
     first = {}
     for found in summary["alarms"]:
