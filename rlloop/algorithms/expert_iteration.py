@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlloop.algorithms.base import Batch, Candidate, Example, Predict
+from rlloop.algorithms.base import Algorithm, Batch, Candidate, Example, Predict
 from rlloop.algorithms.selection import above_threshold, top_fraction, top_fraction_per_prompt
 from rlloop.config import Selection
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ExpertIteration:
+class ExpertIteration(Algorithm):
     """Keeps the top fraction of a cohort and fits it by score-conditioned flow matching."""
 
     def select(self, candidates: Sequence[Candidate], settings: Selection, threshold: float | None) -> list[Example]:
@@ -22,9 +22,7 @@ class ExpertIteration:
         rule = top_fraction if settings.per == "cohort" else top_fraction_per_prompt
         return rule(candidates, settings.top_fraction)
 
-    def loss(self, predict: Predict, batch: Batch) -> Tensor:
-        from rlloop.flow.path import interpolate, velocity_error
+    def loss(self, predict: Predict, batch: Batch, reference: Predict | None = None) -> Tensor:
+        from rlloop.algorithms.prediction import errors
 
-        x_t = interpolate(batch.latents, batch.noise, batch.t)
-        v = predict(x_t, batch.t, batch.conditions, batch.score)
-        return velocity_error(v, batch.latents, batch.noise).mean()
+        return errors(predict, batch).mean()
