@@ -1,12 +1,12 @@
 """The summary of a run: what was before, what is after, how sure that is, and where to listen.
 
-Before is version 0, after is the last published version, never the best; both on the same prompts and seeds.
+Before is version 0, after is the last published version, never the best; both on the same prompts and seeds. A run that
+ended before its last version was evaluated has the newest that was, and says which.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import sys
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlloop.config import Config
-from rlloop.evaluation.statistics import Paired, paired
+from rlloop.evaluation.statistics import Paired, paired, plain
 from rlloop.loop.snapshot import EvaluationResult, Snapshot
 from rlloop.views.scores import evaluation_labels, mean_score, score_label, show_score, show_seconds
 
@@ -52,6 +52,7 @@ def build_summary(
         "ci_low": plain(reward.ci_low) if reward else None,
         "ci_high": plain(reward.ci_high) if reward else None,
         "paired_p_value": plain(reward.p_value) if reward else None,
+        "after_version": last.version if last else None,
         "num_eval_prompts": reward.num_prompts if reward else 0,
         "num_eval_missing": reward.num_missing if reward else 0,
         "seeds_per_prompt": config.evaluation.seeds_per_prompt,
@@ -59,6 +60,7 @@ def build_summary(
         "guards": {name: guard_entry(result) for name, result in compared.items() if name != label},
         "policy_versions": snapshot.version,
         "alarms": [dict(found) for evaluation in snapshot.evaluations for found in evaluation.alarms],
+        "alarm_action": config.evaluation.alarm.action,
         "result_version": result_version(config, snapshot, kept),
         "tickets": dict(snapshot.tickets),
         "clips_generated": snapshot.clips_generated,
@@ -82,9 +84,12 @@ def result_version(config: Config, snapshot: Snapshot, kept: Collection[int]) ->
 
 
 def endpoints(snapshot: Snapshot) -> tuple[EvaluationResult | None, EvaluationResult | None]:
-    """The evaluations of version 0 and of the last published version; None where not made (yet)."""
+    """The evaluations of version 0 and of the newest version after it that has one; None where there is none.
+
+    For a run that has finished the newest is the last published version: a run does not finish without its evaluation.
+    """
     by_version = {evaluation.version: evaluation for evaluation in snapshot.evaluations}
-    return by_version.get(0), by_version.get(snapshot.version)
+    return by_version.get(0), by_version.get(max((version for version in by_version if version > 0), default=-1))
 
 
 def compare(first: EvaluationResult | None, last: EvaluationResult | None, name: str) -> Paired | None:
@@ -107,11 +112,6 @@ def compare(first: EvaluationResult | None, last: EvaluationResult | None, name:
 def pairs(evaluation: EvaluationResult) -> list[tuple[str, tuple[int, ...]]]:
     seeds: Sequence[Sequence[int]] = evaluation.seeds
     return [(prompt, tuple(own)) for prompt, own in zip(evaluation.prompts, seeds, strict=True)]
-
-
-def plain(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return float(value) if math.isfinite(value) else None
 
 
 def mean_of(evaluation: EvaluationResult | None, name: str) -> float | None:
@@ -197,18 +197,21 @@ def alarm_lines(summary: dict[str, Any]) -> list[str]:
     lines = [f"ALARM: {found['text']}" for found in summary["alarms"]]
     if summary["result_version"] != summary["policy_versions"]:
         lines.append(f"rolled back: the result is version {summary['result_version']}, see checkpoints/")
-    if lines and summary["status"] == "stopped":
+    if lines and summary["status"] == "stopped" and summary["alarm_action"] != "warn":
         lines.append("the same command with evaluation.alarm.action=warn goes on all the same")
     return lines
 
 
 def gain_lines(summary: dict[str, Any]) -> list[str]:
     if summary["reward_gain"] is None:
-        return [f"no before and after: version 0 or version {summary['policy_versions']} was not evaluated"]
+        return ["no before and after: version 0 or every later one was not evaluated"]
     interval = f"[{show_score(summary['ci_low'])}, {show_score(summary['ci_high'])}]"
     p, prompts, seeds = summary["paired_p_value"], summary["num_eval_prompts"], summary["seeds_per_prompt"]
     gain = f"gain {show_score(summary['reward_gain'])}, 95 % interval {interval}, p = {p:.2g}"
     lines = [f"{gain}, paired over {prompts} held-out prompts of {seeds} seeds"]
+    if summary["after_version"] != summary["policy_versions"]:
+        after, final = summary["after_version"], summary["policy_versions"]
+        lines.append(f"after is version {after}: of {final} versions it is the newest that was evaluated")
     fallen = [name for name, guard in summary["guards"].items() if guard["fell"]]
     lines += [
         f"warning: {name} fell by {-summary['guards'][name]['gain']:.3f}: listen before you trust it" for name in fallen

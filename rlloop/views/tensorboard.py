@@ -112,7 +112,8 @@ class RunWriter:
             self._scalar("heldout/{score}", mean_score(evaluation, score), version, time, score=score)
         for name, distance in evaluation.distances.items():
             self._scalar("heldout/{score}", distance["value"], version, time, score=name)
-        self._scalar("alarm/raised", float(len(evaluation.alarms)), version, time)
+        judges = {found["judge"] for found in evaluation.alarms}  # one may have been found out over two spans
+        self._scalar("alarm/raised", float(len(judges)), version, time)
         if evaluation.alarms:
             self._text("alarm", "\n\n".join(found["text"] for found in evaluation.alarms), time, version)
         for number, path in enumerate(evaluation.audio):

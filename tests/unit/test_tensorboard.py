@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,17 @@ def read_points(run_dir: Path) -> Counter:
         for event in EventFileLoader(str(file)).Load():
             points.update((value.tag, event.step) for value in event.summary.value)
     return points
+
+
+def read_values(run_dir: Path, tag: str) -> dict[int, float]:
+    """Step -> value of a scalar."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    if tag in found.Tags()["scalars"]:
+        return {event.step: event.value for event in found.Scalars(tag)}
+    return {event.step: float(make_ndarray(event.tensor_proto)) for event in found.Tensors(tag)}
 
 
 @pytest.fixture
@@ -80,6 +92,16 @@ def test_points_are_written_once(run_dir):
         writer.write(shown)
     writer.close()
     check(read_points(run_dir))
+
+
+def test_the_alarm_counts_judges(run_dir):
+    """One judge that fell over the short and over the long span is one."""
+    found = [{"judge": judge, "text": judge} for judge in ("judge_mini", "judge_mini", "alignment_mini")]
+    rung = replace(evaluation(2, [[0.1, 0.3], [0.7, 0.5]]), alarms=found)
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(snapshot(str(run_dir), evaluations=(*first(run_dir).evaluations, rung)))
+    writer.close()
+    assert read_values(run_dir, "alarm/raised") == {0: 0.0, 2: 2.0}
 
 
 def test_a_resume_doubles_nothing(run_dir):
