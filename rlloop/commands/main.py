@@ -31,15 +31,24 @@ def _verbs() -> None:
 
 
 def one_line_errors(verb):
-    """Turns a ValueError of a verb into one line on standard error and exit status 2; keeps the signature for typer."""
+    """Turns a mistake of the user into one line on standard error and exit status 2; keeps the signature for typer.
+
+    That is a ValueError, or what the system says of a file: missing, a folder, not ours to write, no space.
+    """
 
     @functools.wraps(verb)
     def wrapped(*args, **kwargs):
         try:
             return verb(*args, **kwargs)
         except ValueError as error:
-            print(f"rlloop: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            message = str(error)
+        except BrokenPipeError:  # the reader of our output has seen enough; typer ends quietly
+            raise
+        except OSError as error:
+            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            message = " ".join(said.split()) or type(error).__name__
+        print(f"rlloop: {message}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
     return wrapped
 

@@ -86,9 +86,18 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _read_jsonl(path: Path) -> pa.Table:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: line {number} is not UTF-8: {error.reason}; save the file as UTF-8") from error
         except ValueError as error:
-            raise ValueError(f"{path}: line {number + 1} is not JSON: {error}") from error
-    return pa.Table.from_pylist(rows)
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {number} is a {type(row).__name__}, expected an object such as {{...}}")
+        rows.append(row)
+    try:
+        return pa.Table.from_pylist(rows)
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: a key has values of different kinds in different lines: {said}") from error

@@ -176,10 +176,16 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         ("a.jsonl", "{", "line 1 is not JSON"),
         ("b.jsonl", "", "holds no rows"),
         ("c.parquet", "x", "not a readable Parquet"),
+        ("list.jsonl", '{"winner": "tie"}\n["tie"]', "line 2 is a list, expected an object"),
+        ("number.jsonl", "3", "line 1 is a int, expected an object"),
+        ("latin.jsonl", '{"winner": "tie"}\n{"system_a": "\xe9"}', "line 2 is not UTF-8"),
+        ("mixed.jsonl", '{"reward_a": 1.0}\n{"reward_a": "x"}', "values of different kinds in different lines"),
+        ("mixed2.jsonl", '{"system_a": "x"}\n{"system_a": 1}', "values of different kinds in different lines"),
         ("d.jsonl", '{"system_a": "x", "system_b": "y", "winner": "tie"}', "has no reward_a"),
     ]:
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=message):
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=message) as caught:
             read_comparisons(tmp_path / name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
     with pytest.raises(ValueError, match="missing"):
         read_comparisons(tmp_path / "nowhere.jsonl")
