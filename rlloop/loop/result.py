@@ -34,7 +34,7 @@ def result_checkpoint(run_dir: Path) -> Path:
         last, result = summary["policy_versions"], summary["result_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is no readable summary ({type(error).__name__}: {error}); name a checkpoint below {run_dir} instead"
+            f"{path} is no readable summary ({type(error).__name__}: {error}); name one of its checkpoints"
         ) from None
     if newest > last:  # a summary is of the run's last end; this run has published since
         return folder(run_dir, newest)
