@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 
 from actors.session import Session
@@ -128,8 +129,8 @@ class Buffer:
                 continue
             if not self.ledger.is_closed(generation.k):
                 return
-            algorithm = load_algorithm(self.ledger.plan.stage_of(generation.k).algorithm)
-            selected = close_cohort(self.ledger, generation.k, algorithm)
+            stage = self.ledger.plan.stage_of(generation.k)
+            selected = close_cohort(self.ledger, generation.k, load_algorithm(stage.algorithm, stage.options))
             self._do(selected)
             if selected.skipped:
                 self.messages.append(selected.skipped)
@@ -155,7 +156,10 @@ class Buffer:
             x for t, clips in by_ticket.items() for x in read_rows(rollout_path(self.session.path, t), clips, label)
         ]
         order = {(t, c): n for n, (t, c, _) in enumerate(selected.examples)}
-        return "rows", sorted(rows, key=lambda row: order[row.ticket, row.clip])
+        rows.sort(key=lambda row: order[row.ticket, row.clip])
+        if selected.advantages:
+            rows = [replace(row, advantage=a) for row, a in zip(rows, selected.advantages, strict=True)]
+        return "rows", rows
 
     def published(self, version: int) -> None:
         """Version k+1 is in the store: the gate may move on."""
@@ -189,7 +193,7 @@ class Buffer:
         """What the driver composes a Snapshot from; points after `since_step` only."""
         ledger, now = self.ledger, time.time()
         for k in ledger.selections:
-            if k not in self.stats:
+            if k not in self.stats and ledger.plan.generations[k].tickets:
                 self.stats[k] = cohort_stats(ledger, k, self.closed_at.get(k, now))
         live = [t for t in ledger.tickets if t.state in ("buffered", "selected")]
         waiting = [
@@ -223,7 +227,7 @@ class Buffer:
 
     def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
         """(generation, best, median) keys (ticket, clip) of the newest selected cohort, for the listeners."""
-        newest = max(self.ledger.selections, default=-1)
+        newest = max((k for k in self.ledger.selections if self.ledger.plan.generations[k].tickets), default=-1)
         if newest >= 0 and (self._extremes is None or self._extremes[0] != newest):
             ranked = cohort_candidates(self.ledger, newest, self.ledger.plan.stage_of(newest))
             if ranked:

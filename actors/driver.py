@@ -88,6 +88,9 @@ def _prepare(path: Path, config: Config, view: LiveView) -> Session:
     view.phase("checking the run directory")
     startup.store_config(path, config)
     startup.store_prompts(path, config)
+    if config.corpus:
+        view.phase("opening the corpus")
+        startup.store_corpus(path, config)
     view.phase("writing version 0")
     startup.write_version_zero(path, config)
     session = Session(str(path), startup.take_epoch(path))

@@ -16,7 +16,7 @@ def engine_config(config: Config) -> dict[str, Any]:
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": config.stages[0].phases[0].learning_rate,
+                "lr": 1e-5,  # each update sets its own
                 "betas": list(trainer.adam_betas),
                 "eps": trainer.adam_eps,
                 "weight_decay": trainer.weight_decay,

@@ -90,7 +90,7 @@ class Evaluator:
 
         began = time.time()
         _, arrays = fetch_arrays(self.session, "evaluator", version)
-        self.sampler.load(arrays, version)
+        self.sampler.load(arrays, version, self.session.plan.variant_of(version))
 
         def progress(done: int, total: int, seconds: float) -> None:
             self.state = f"evaluating version {version}: {done} of {total} clips"

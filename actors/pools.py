@@ -80,14 +80,14 @@ class SamplerStage:
         """
         if self.sampler.version is None or self.sampler.version < version:
             found, arrays = fetch_arrays(self.session, self.worker, version)
-            self.sampler.load(arrays, found)
+            self.sampler.load(arrays, found, self.session.plan.variant_of(found))
             self.session.tell("store", "loaded", found, self.worker)
 
     def _sample(self, ticket: int) -> Rows:
         began = time.monotonic()
         seeds = clip_seeds(self.config.seed, ticket, self.config.sampler.clips_per_prompt)
         prompt = self.prompts[prompt_index(self.config.seed, ticket, len(self.prompts))]
-        drawn = self.sampler.sample([prompt] * len(seeds), seeds, self.config.sampling)
+        drawn = self.sampler.sample([prompt] * len(seeds), seeds, self.session.sampling_of(ticket))
         return as_row(
             ticket=ticket,
             version=self.sampler.version,

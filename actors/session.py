@@ -15,11 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError
 
-from rlloop.config import Config
+from rlloop.config import Config, Sampling
 from rlloop.loop.plan import Plan
 
 CONFIG_FILE = "config.json"
 PROMPTS_FILE = "prompts.json"
+CORPUS_FILE = "corpus.json"
 CALL_TIMEOUT_S = 20.0
 
 
@@ -57,6 +58,17 @@ class Session:
     def prompts(self) -> dict[str, list[str]]:
         """train and heldout, as they were when the run began."""
         return json.loads((self.path / PROMPTS_FILE).read_text())
+
+    def sampling_of(self, ticket: int) -> Sampling:
+        """How a ticket is sampled: as configured, at the conditioning score of its stage."""
+        stage = self.plan.stages[self.plan.generation_of(ticket).stage]
+        given = {} if stage.sampling_score is None else {"score": stage.sampling_score}
+        return self.config.sampling.model_copy(update=given)
+
+    @property
+    def corpus(self) -> str:
+        """The corpus as it was found when the run began."""
+        return json.loads((self.path / CORPUS_FILE).read_text())["path"]
 
     @property
     def namespace(self) -> str:

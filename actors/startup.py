@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.session import CONFIG_FILE, PROMPTS_FILE, namespace_of
+from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
 
@@ -93,6 +93,59 @@ def store_prompts(run_dir: Path, config: Config) -> None:
             )
 
 
+def store_corpus(run_dir: Path, config: Config) -> None:
+    """Keeps which corpus the run reads; makes the mini stack's where it is missing. A resumed run must have the same.
+
+    Raises:
+        ValueError: it cannot be read, lacks the label of a stage that reads it, or is another than the run began with.
+    """
+    if not config.corpus:
+        return
+    from rlloop.recipes.mini_corpus import ensure_mini_corpus
+
+    from rlloop.data.corpus import open_corpus
+
+    folder = ensure_mini_corpus(config) if config.corpus == "mini" else Path(config.corpus).expanduser()
+    corpus = open_corpus(folder)
+    for stage in config.stages:
+        reads = any("corpus" in phase.sources for phase in stage.phases)
+        if reads and stage.label_score not in corpus.score_names:
+            raise ValueError(
+                f"stages.{stage.name}.label_score is '{stage.label_score}', the corpus {folder} has the scores "
+                f"{list(corpus.score_names)}; name one of them"
+            )
+    found = {"path": str(folder.resolve()), "identity": corpus.identity, "rows": len(corpus)}
+    path = run_dir / CORPUS_FILE
+    if not path.exists():
+        _write_json(path, found)
+        return
+    kept = json.loads(path.read_text())
+    if (kept["identity"], kept["rows"]) != (found["identity"], found["rows"]):
+        raise ValueError(
+            f"corpus {folder} with {found['rows']} rows is another than the one of {kept['rows']} rows that {run_dir} "
+            "began with; give that one, or choose another run_dir=PATH"
+        )
+    _write_json(path, found)  # the same rows may lie elsewhere now
+
+
+def check_network(config: Config, network: Any) -> None:
+    """The network can go over to every score variant that a stage names.
+
+    Raises:
+        ValueError: it cannot; one line.
+    """
+    from rlloop.recipes.sampler import network_variant, set_variant
+
+    own = network_variant(network)
+    for stage in config.stages:
+        if stage.variant is not None:
+            try:
+                set_variant(network, stage.variant)
+            except ValueError as error:
+                raise ValueError(f"stages.{stage.name}: {error}") from None
+    set_variant(network, own)
+
+
 def _write_json(path: Path, value: Any) -> None:
     """Complete or not there."""
     scratch = path.with_suffix(".tmp")
@@ -139,7 +192,9 @@ def write_version_zero(run_dir: Path, config: Config) -> None:
             f"{marked[-1].parent}: is no valid checkpoint of this configuration, and no other version is; "
             "restore the folder or choose another run_dir=PATH"
         )
-    arrays = network_arrays(build_generator(config).network)
+    network = build_generator(config).network
+    check_network(config, network)
+    arrays = network_arrays(network)
     path = checkpoints.folder(run_dir, 0)
     checkpoints.write_arrays(path / checkpoints.WEIGHTS, arrays)
     checkpoints.write_marker(

@@ -12,16 +12,20 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 
+from actors.ranks import Ranks
 from actors.session import Session
-from rlloop.config import Phase
+from rlloop.config import Phase, Stage
 from rlloop.data.rollouts import Row
 from rlloop.loop import checkpoints
 from rlloop.loop.snapshot import TrainPoint
+
+if TYPE_CHECKING:
+    from actors.learner import Learner
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -45,13 +49,17 @@ class Worker:
         import torch
 
         from rlloop.recipes.build import build_generator
+        from rlloop.recipes.sampler import network_variant
 
         self.session, self.config, self.plan = session, session.config, session.plan
         context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.ranks = Ranks(context.get_world_rank(), context.get_world_size())
+        self.rank, self.world = self.ranks.rank, self.ranks.world
         torch.set_num_threads(self.config.trainer.threads)
         torch.manual_seed(self.config.seed)
         self.generator = build_generator(self.config)
+        self.own_variant = network_variant(self.generator.network)
+        self.stream, self.reference = None, None
         self.digest = self.config.digest()
         self.stop_answer = None
         self.restored = self._restore()
@@ -73,23 +81,26 @@ class Worker:
 
     def _generation(self, k: int, first_step: int) -> None:
         from actors.sharded_state import reset_rank_state
+        from rlloop.recipes.sampler import set_variant
 
         kind, rows = self._ask(k)
-        if k > 0 and first_step == 0 and self.plan.generations[k].stage != self.plan.generations[k - 1].stage:
+        set_variant(self.generator.network, self.plan.variant_of(k + 1) or self.own_variant)
+        if k > 0 and first_step == 0 and self.plan.stage_start(k) == k:
             reset_rank_state(self.engine)
-        if kind == "rows":
+        if kind == "rows" and self.plan.steps_of(k):
             self._train(k, rows, first_step)
         self._report(f"checkpointing version {k + 1}", [])
         self._checkpoint(k + 1, 0)
         self._publish(k + 1)
 
     def _train(self, k: int, rows: Sequence[Row], first_step: int) -> None:
-        sources = self._sources(k, rows)
-        phases = [(phase, n) for phase in self.plan.stage_of(k).phases for n in range(phase.updates)]
+        stage = self.plan.stage_of(k)
+        learner = self._learner(k, stage, rows)
+        phases = [(phase, n) for phase in stage.phases for n in range(phase.updates)]
         for step, (phase, phase_step) in enumerate(phases):
             if step < first_step:
                 continue
-            point = self._step(k, step, phase, phase_step, sources)
+            point = self._step(learner, step, phase, phase_step)
             reason = self._should_stop(k, point)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
                 self._abort(
@@ -104,75 +115,72 @@ class Worker:
             if reason:
                 raise Stopped(reason)
 
-    def _step(
-        self, k: int, step: int, phase: Phase, phase_step: int, sources: Mapping[str, Sequence[Row]]
-    ) -> TrainPoint:
+    def _step(self, learner: Learner, step: int, phase: Phase, phase_step: int) -> TrainPoint:
         began = time.monotonic()
-        rate = phase.rate(phase_step)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self._batch(k, step, phase, sources)
-        loss = self.algorithm(k).loss(self.engine, batch)
-        self.engine.backward(loss)
-        self.engine.step()
-        norm, value = self.engine.get_global_grad_norm(), self._mean(loss)
-        seconds = time.monotonic() - began
-        number = self.plan.steps_before(k) + step + 1
-        return TrainPoint(number, k, value, rate, float(norm or 0.0), seconds, time.time())
+        batches = learner.data.micro_batches(step, phase, self.rank, self.world)
+        values = learner.update(self.engine, batches, phase.rate(phase_step))
+        means = self.ranks.means(values)
+        norm = self.engine.get_global_grad_norm()
+        return TrainPoint(
+            step=self.plan.steps_before(learner.data.k) + step + 1,
+            generation=learner.data.k,
+            loss=means.pop("loss"),
+            learning_rate=phase.rate(phase_step),
+            grad_norm=float(norm or 0.0),
+            seconds=time.monotonic() - began,
+            time=time.time(),
+            metrics=means,
+        )
 
-    # ---- data
+    # ---- what a generation trains with
+
+    def _learner(self, k: int, stage: Stage, rows: Sequence[Row]) -> Learner:
+        from actors.learner import Learner
+        from rlloop.algorithms.base import load_algorithm
+        from rlloop.recipes.batches import GenerationData, units
+
+        algorithm = load_algorithm(stage.algorithm, stage.options)
+        sources = {name: units(found, algorithm.takes_pairs) for name, found in self._sources(k, rows).items()}
+        data = GenerationData(self.config, self.plan, k, self.generator, sources, self._stream(k), self.device)
+        reference = self._reference(k) if algorithm.needs_reference else None
+        return Learner(algorithm, data, reference, self.config.trainer.precision)
 
     def _sources(self, k: int, rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
         """Rows of every selection that a phase of generation k reads."""
         sources: dict[str, Sequence[Row]] = {"current": rows}
-        for name in sorted({s for phase in self.plan.stage_of(k).phases for s in phase.sources} - {"current"}):
-            earlier = k - 1 if name == "previous" else int(name.removeprefix("generation:"))
+        names = {name for phase in self.plan.stage_of(k).phases for name in phase.sources}
+        for name in sorted(names - {"current", "corpus"}):
+            earlier = self.plan.generation_named(name, k)
             kind, found = self._ask(earlier) if 0 <= earlier < k else ("skip", [])
             sources[name] = found if kind == "rows" else []
         return sources
 
-    def _batch(self, k: int, step: int, phase: Phase, sources: Mapping[str, Sequence[Row]]):
-        """This rank's slice of the global batch; every draw depends on (seed, stage, step, index) alone."""
-        import torch
+    def _stream(self, k: int):
+        """The corpus in this stage's order, where a phase of it reads the corpus."""
+        from rlloop.data.corpus import open_corpus
+        from rlloop.data.corpus_stream import CorpusStream
 
-        from rlloop.algorithms.base import Batch
-        from rlloop.algorithms.draws import draw_example
+        number = self.plan.generations[k].stage
+        if self.stream is not None and self.stream[0] != number:
+            self.stream[1].close()
+            self.stream = None
+        if self.stream is None and any("corpus" in phase.sources for phase in self.plan.stage_of(k).phases):
+            corpus = open_corpus(self.session.corpus)
+            self.stream = number, CorpusStream(corpus, self.config.seed, number, self.config.corpus_window)
+        return self.stream and self.stream[1]
 
-        stage, share = self.plan.stage_of(k), phase.batch_size // self.world
-        counts = {name: len(rows) for name, rows in sources.items()}
-        number, stage_number = self.plan.steps_before(k) + step, self.plan.generations[k].stage
-        draws = [
-            draw_example(
-                (self.config.seed, stage_number, number, index),
-                counts, phase.sources, self.generator.latent_shape, stage.text_drop, stage.score_drop,
-                stage.score_drop_mode,
-            )
-            for index in range(self.rank * share, (self.rank + 1) * share)
-        ]  # fmt: skip
-        rows = [sources[draw.source][draw.row] for draw in draws]
-        features = self.generator.encode_prompts([row.prompt for row in rows])
-        null = self.generator.null_conditions(len(rows))
-        drops = torch.tensor([draw.drops_text for draw in draws])
-        conditions = {
-            name: torch.where(drops.view(-1, *[1] * (value.dim() - 1)), null[name], value).to(self.device)
-            for name, value in features.items()
-        }
-        labels = [
-            np.nan if d.drops_score or row.score is None else row.score for d, row in zip(draws, rows, strict=True)
-        ]
-        latents = torch.from_numpy(np.stack([row.latents for row in rows]).astype(np.float32))
-        return Batch(
-            latents=latents.to(self.device),
-            noise=torch.stack([draw.noise for draw in draws]).to(self.device),
-            t=torch.tensor([draw.t for draw in draws], dtype=torch.float32, device=self.device),
-            conditions=conditions,
-            score=torch.tensor(labels, dtype=torch.float32, device=self.device),
-        )
+    def _reference(self, k: int):
+        """The network as it was when the stage began, frozen; it has no optimizer."""
+        from copy import deepcopy
 
-    def algorithm(self, k: int):
-        from rlloop.algorithms.base import load_algorithm
+        from rlloop.recipes.sampler import load_arrays
 
-        return load_algorithm(self.plan.stage_of(k).algorithm)
+        start = self.plan.stage_start(k)
+        if self.reference is None or self.reference[0] != start:
+            network = deepcopy(self.generator.network).eval().requires_grad_(False)
+            load_arrays(network, checkpoints.read_weights(checkpoints.folder(self.session.path, start)))
+            self.reference = start, network.to(self.device)
+        return self.reference[1]
 
     # ---- answers that every rank shares
 
@@ -183,7 +191,7 @@ class Worker:
             Stopped: the buffer answers stop.
         """
         while True:
-            answer = self._broadcast(self._poll(k) if self.rank == 0 else None)
+            answer = self.ranks.broadcast(self._poll(k) if self.ranks.is_first else None)
             if answer[0] == "stop":
                 raise Stopped(answer[1])
             if answer[0] != "wait":
@@ -209,7 +217,7 @@ class Worker:
                 with contextlib.suppress(ray.exceptions.RayActorError):  # it restarts; the next answer counts
                     reason = ray.get(self.stop_answer)
             self.stop_answer = self._report(f"training generation {k}", [point])
-        return self._broadcast(reason)
+        return self.ranks.broadcast(reason)
 
     def _report(self, state: str, points: list[TrainPoint]):
         if self.rank == 0:
@@ -222,38 +230,17 @@ class Worker:
             self.session.call("trainer", "buffer", "stop", reason)
         raise Stopped(reason)
 
-    def _broadcast(self, value: Any) -> Any:
-        import torch.distributed as dist
-
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def _barrier(self) -> None:
-        import torch.distributed as dist
-
-        if self.world > 1:
-            dist.barrier()
-
-    def _mean(self, loss) -> float:
-        """The loss over the global batch."""
-        import torch.distributed as dist
-
-        value = loss.detach().clone()
-        if self.world > 1:
-            dist.all_reduce(value)
-        return float(value) / self.world
-
     # ---- checkpoints and publishing
 
     def _restore(self) -> checkpoints.Marker:
         """Loads the newest marked checkpoint, chosen by rank 0; builds the engine on it."""
         from actors.engine import build_engine
         from actors.sharded_state import load_rank_state
-        from rlloop.recipes.sampler import load_arrays
+        from rlloop.recipes.sampler import load_arrays, set_variant
 
-        path, marker = self._broadcast(checkpoints.newest(self.session.path, self.digest) if self.rank == 0 else None)
+        found = checkpoints.newest(self.session.path, self.digest) if self.ranks.is_first else None
+        path, marker = self.ranks.broadcast(found)
+        set_variant(self.generator.network, self.plan.variant_of(marker.version) or self.own_variant)
         load_arrays(self.generator.network, checkpoints.read_weights(path))
         self.engine, self.device = build_engine(self.generator.network, self.config)
         part = path / f"rank{self.rank}.safetensors"
@@ -273,7 +260,7 @@ class Worker:
         path = checkpoints.folder(self.session.path, version, step)
         if self.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
-        self._barrier()
+        self.ranks.barrier()
         problem = ""
         try:
             checkpoints.write_arrays(path / f"rank{self.rank}.safetensors", save_rank_state(self.engine))
@@ -293,7 +280,7 @@ class Worker:
         try:
             checkpoints.write_marker(
                 path, version=version, step=step, stage=stage, digest=self.digest, world_size=self.world,
-                weights_checksum=weights_checksum,
+                weights_checksum=weights_checksum, variant=self.plan.variant_of(version),
             )  # fmt: skip
             versions = self.plan.versions_to_keep(version, self.config.loop.max_staleness)
             if self.config.evaluation.alarm.action == "rollback":
@@ -307,13 +294,7 @@ class Worker:
 
     def _abort_if_any(self, problem: str) -> None:
         """A barrier; ends the run on every rank when any of them has a problem."""
-        import torch.distributed as dist
-
-        problems = [problem]
-        if self.world > 1:
-            problems = [""] * self.world
-            dist.all_gather_object(problems, problem)
-        first = next(filter(None, problems), "")
+        first = next(filter(None, self.ranks.gather(problem)), "")
         if first:
             self._abort(first)
 
@@ -324,4 +305,4 @@ class Worker:
             marker, arrays = checkpoints.read_marker(path), checkpoints.read_weights(path)
             self.session.call("trainer", "store", "publish", version, marker.stage, marker.weights_checksum, arrays)
             self.session.call("trainer", "buffer", "published", version)
-        self._barrier()
+        self.ranks.barrier()

@@ -320,6 +320,12 @@ class Config(Section):
         unused = [reward.name for reward in self.evaluation.scores if reward.name not in used]
         return [*unused, *(SET_JUDGES if self.generator.target == "mini" else ())]
 
+    @property
+    def headline_score(self) -> str:
+        """The score that the run is about: what its first stage with tickets ranks by first, or its label."""
+        ranked = [next(iter(stage.selection.rank_by)) for stage in self.stages if stage.tickets]
+        return ranked[0] if ranked else self.stages[0].label_score
+
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
         decisive = self.model_dump(mode="json", exclude={"run_dir"})
@@ -518,7 +524,7 @@ def source_problem(config: Config, stage: Stage, source: str, first_generation: 
     if source == "corpus":
         return "" if config.corpus else "source 'corpus' needs corpus=FOLDER (rlloop data prepare makes one)"
     if source == "current" and not stage.tickets:
-        return f"source 'current' is this stage's selection, but the stage has 0 tickets; raise them"
+        return "source 'current' is this stage's selection, but the stage has 0 tickets; raise them"
     if kind == "stage":
         earlier = [one.name for one in config.stages[: config.stages.index(stage)] if one.tickets]
         return "" if name in earlier else f"source '{source}': no earlier stage with tickets has that name ({earlier})"

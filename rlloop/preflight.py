@@ -75,15 +75,14 @@ def check_devices(config: Config) -> None:
 
 def check_targets(config: Config) -> None:
     """Every generator, reward and algorithm that the configuration names exists."""
-    from rlloop.algorithms.base import load_algorithm
     from rlloop.recipes.build import generator_builder
+    from rlloop.recipes.stage_checks import check_stages
     from rlloop.rewards.registry import check_reward
 
     generator_builder(config)
     for reward in resolve_rewards([*config.scorer.all_rewards, *config.evaluation.scores], config):
         check_reward(reward)
-    for stage in config.stages:
-        load_algorithm(stage.algorithm)
+    check_stages(config)
 
 
 def check_platform(system: str, machine: str) -> None:
@@ -103,9 +102,9 @@ def check_resources(config: Config, environment: Mapping[str, str]) -> None:
 
 
 def check_evaluated_scores(config: Config) -> None:
-    """The score that the last stage ranks by has to be evaluated, or there is no before and after."""
+    """The score that the run is about has to be evaluated, or there is no before and after."""
     names = [reward.name for reward in config.evaluation.scores]
-    ranked = next(iter(config.stages[-1].selection.rank_by))
+    ranked = config.headline_score
     if ranked not in names:
         raise ValueError(f"stages rank by '{ranked}', evaluation.scores are {names}; add it there")
 

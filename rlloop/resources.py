@@ -84,12 +84,11 @@ def machine_gpus() -> int:
 
 def sizes(config: Config) -> Sizes:
     """Counts that follow from the configuration."""
+    from rlloop.recipes.stage_checks import most_clips
+
     clips, stages = config.sampler.clips_per_prompt, config.stages
     candidates = {stage.name: stage.tickets * clips for stage in stages}
-    selected = {}
-    for stage in stages:
-        pool, groups = (candidates[stage.name], 1) if stage.selection.per == "cohort" else (clips, stage.tickets)
-        selected[stage.name] = max(1, int(pool * stage.selection.top_fraction + 1e-9)) * groups
+    selected = {stage.name: most_clips(config, stage) for stage in stages}
     return Sizes(
         versions=sum(stage.generations for stage in stages),
         tickets=sum(stage.generations * stage.tickets for stage in stages),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,16 +22,24 @@ class TinyNetwork(nn.Module):
     def __init__(self, step_delay_s: float = 0.0) -> None:
         super().__init__()
         self.step_delay_s = step_delay_s
+        self.spec = SimpleNamespace(score_variant="v1")
         generator = torch.Generator().manual_seed(0)
         self.inner = nn.Linear(WIDTH + 3, 32)
         self.outer = nn.Linear(32, WIDTH)
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
 
+    def set_variant(self, variant: str) -> None:
+        self.spec.score_variant = variant
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return (latents - 0.5) / 2
+
     def forward(self, x_t: Tensor, t: Tensor, conditions: dict[str, Tensor], score: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             time.sleep(self.step_delay_s)
-        extra = torch.stack([t, conditions["text"], torch.nan_to_num(score)], dim=-1)
+        score = torch.nan_to_num(score) * (0.5 if self.spec.score_variant == "v2" else 1.0)
+        extra = torch.stack([t, conditions["text"], score], dim=-1)
         return x_t + self.outer(torch.tanh(self.inner(torch.cat([x_t, extra[:, None].expand(-1, LENGTH, -1)], -1))))
 
 

@@ -32,7 +32,10 @@ class ScoredTicket:
 
 @dataclass(frozen=True)
 class Row:
-    """One example as the trainer reads it. latents: [L, D] float16; score: its label, None where missing."""
+    """One example as the trainer reads it. latents: [L, D] float16, normalised; score: its label, None where missing.
+
+    advantage: how much better than expected, where the algorithm says so (algorithms.base.Example).
+    """
 
     ticket: int
     clip: int
@@ -40,6 +43,7 @@ class Row:
     prompt: str
     latents: np.ndarray
     score: float | None
+    advantage: float = 0.0
 
 
 def rollout_path(run_dir: Path, ticket: int) -> Path:

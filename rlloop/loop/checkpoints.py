@@ -35,6 +35,7 @@ class Marker:
     world_size: int
     files: Mapping[str, tuple[int, int]]
     weights_checksum: int
+    variant: str | None = None  # score variant that the stages gave the network; None is the generator's own
 
 
 def folder(run_dir: Path, version: int, step: int = 0) -> Path:
@@ -68,12 +69,20 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_marker(
-    path: Path, *, version: int, step: int, stage: int, digest: str, world_size: int, weights_checksum: int
+    path: Path,
+    *,
+    version: int,
+    step: int,
+    stage: int,
+    digest: str,
+    world_size: int,
+    weights_checksum: int,
+    variant: str | None = None,
 ) -> Marker:
     """Lists the files of a complete checkpoint and marks it. Call after every rank has written its part."""
     names = sorted(p.name for p in path.iterdir() if p.name != MARKER)
     files = {name: ((path / name).stat().st_size, file_checksum(path / name)) for name in names}
-    marker = Marker(version, step, stage, digest, world_size, files, weights_checksum)
+    marker = Marker(version, step, stage, digest, world_size, files, weights_checksum, variant)
     with (path / MARKER).open("w") as file:
         json.dump(asdict(marker), file)
         file.flush()

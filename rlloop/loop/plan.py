@@ -64,6 +64,40 @@ class Plan:
     def steps_of(self, k: int) -> int:
         return sum(phase.updates for phase in self.stage_of(k).phases)
 
+    def examples_before(self, k: int, step: int) -> int:
+        """Examples of this stage's updates before update `step` of generation k: where its corpus stream stands."""
+        first = self.stage_start(k)
+        sizes = [phase.batch_size for phase in self.stage_of(k).phases for _ in range(phase.updates)]
+        return (k - first) * sum(sizes) + sum(sizes[:step])
+
+    def stage_start(self, k: int) -> int:
+        """The first generation of generation k's stage, and so the version that the stage began from."""
+        number = self.generations[k].stage
+        return next(g.k for g in self.generations if g.stage == number)
+
+    def generation_named(self, source: str, k: int) -> int:
+        """Which generation's selection a source of generation k's mixture is: previous, generation:K or stage:NAME."""
+        kind, _, name = source.partition(":")
+        if kind == "stage":
+            return self.last_of_stage(name)
+        return int(name) if kind == "generation" else k - 1
+
+    def last_of_stage(self, name: str) -> int:
+        """The last generation of the stage with this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [g.k for g in self.generations if self.stages[g.stage].name == name]
+        if not found:
+            raise ValueError(f"no stage is named '{name}'; there are {[stage.name for stage in self.stages]}")
+        return found[-1]
+
+    def variant_of(self, version: int) -> str | None:
+        """Score variant that the stages before a version gave the network; None is the generator's own."""
+        given = [self.stage_of(k).variant for k in range(version)]
+        return next((variant for variant in reversed(given) if variant), None)
+
     def stage_ends(self) -> list[int]:
         """Versions at which a stage is complete; evaluated always, kept on disk always."""
         last = self.generations[-1]

@@ -78,6 +78,7 @@ class Failed:
 class Selected:
     """Cohort k closed. `examples` are (ticket, clip, role) triples in training order; role is '' or winner/loser.
 
+    `advantages` has one number an example where the algorithm gives any (`Example.advantage`), else it is empty.
     An empty list with `skipped` set publishes k+1 unchanged; with `stopped` set the run ends with that reason.
     """
 
@@ -85,6 +86,7 @@ class Selected:
     examples: tuple[tuple[int, int, str], ...]
     skipped: str = ""
     stopped: str = ""
+    advantages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,5 @@ def from_json(data: dict[str, Any]) -> tuple[Record, float]:
         fields["rollouts"] = tuple(RolloutRecord(**rollout) for rollout in fields["rollouts"])
     if name == "Selected":
         fields["examples"] = tuple((int(t), int(c), str(r)) for t, c, r in fields["examples"])
+        fields["advantages"] = tuple(map(float, fields.get("advantages", ())))
     return _TYPES[name](**fields), time

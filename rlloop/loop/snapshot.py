@@ -63,6 +63,7 @@ class TrainPoint:
     grad_norm: float
     seconds: float
     time: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # what the algorithm reports beside its loss
 
 
 @dataclass(frozen=True)

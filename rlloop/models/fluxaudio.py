@@ -5,6 +5,7 @@ Sizes are arguments, module and state-dict names are the published ones; officia
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -159,6 +160,18 @@ class FluxAudio(nn.Module):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
+    def set_variant(self, variant: str | None) -> None:
+        """Injects the score as another variant does from now on, with the same weights (section 4.3).
+
+        Raises:
+            ValueError: the two do not have the same keys: v1, v2 and v4 share theirs, and so do v3 and v5.
+        """
+        if variant == self.spec.score_variant:
+            return
+        check_shared_keys(self, variant)
+        self.spec = replace(self.spec, score_variant=variant)
+        self.score_variant = score_variant(variant)
+
     def normalise(self, latents: Tensor) -> Tensor:
         """Autoencoder latents [B, L, D] to the network's scale; a new tensor."""
         return (latents - self.latent_mean) / self.latent_std
@@ -219,20 +232,25 @@ class FluxAudio(nn.Module):
 def with_variant(network: FluxAudio, variant: str) -> FluxAudio:
     """A copy with the same weights whose forward pass injects the score as another variant does (section 4.3).
 
-    v1, v2 and v4 share their keys, and so do v3 and v5, which need a projector.
-
     Raises:
         ValueError: the two do not have the same keys.
     """
-    spec = replace(network.spec, score_variant=variant)
+    other = deepcopy(network)
+    other.set_variant(variant)
+    return other
+
+
+def check_shared_keys(network: FluxAudio, variant: str) -> None:
+    """Whether weights mean something in another variant's forward pass.
+
+    Raises:
+        ValueError: only one of the two has a certain key.
+    """
     with torch.device("meta"):
-        other = FluxAudio(spec)
-    state = network.state_dict()
-    differing = sorted(state.keys() ^ other.state_dict().keys())
+        other = FluxAudio(replace(network.spec, score_variant=variant))
+    differing = sorted(network.state_dict().keys() ^ other.state_dict().keys())
     if differing:
         raise ValueError(
             f"weights of score variant {network.spec.score_variant} do not fit {variant}: only one of the two has "
             f"{differing[0]}; v1, v2 and v4 share their keys, and so do v3 and v5"
         )
-    other.load_state_dict({key: value.clone() for key, value in state.items()}, assign=True)
-    return other.train(network.training)

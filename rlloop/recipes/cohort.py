@@ -25,11 +25,14 @@ def close_cohort(ledger: Ledger, k: int, algorithm: Algorithm) -> Selected:
     """Makes selection k from all rollouts of the closed cohort; a pure function of the ledger."""
     stage = ledger.plan.stage_of(k)
     settings = stage.selection
+    if not ledger.plan.generations[k].tickets:  # it trains on the corpus or on earlier selections, or on nothing
+        return Selected(k, ())
     candidates = cohort_candidates(ledger, k, stage)
     threshold = _threshold(ledger, k, stage) if settings.window else None
     examples = algorithm.select(candidates, settings, threshold)
     if len(examples) >= settings.min_examples:
-        return Selected(k, tuple((e.ticket, e.clip, e.role) for e in examples))
+        advantages = tuple(float(e.advantage) for e in examples) if any(e.advantage for e in examples) else ()
+        return Selected(k, tuple((e.ticket, e.clip, e.role) for e in examples), advantages=advantages)
     problem = (
         f"generation {k}: {len(examples)} of {len(candidates)} scored rollouts are selected, fewer than "
         f"stages.{stage.name}.selection.min_examples {settings.min_examples}; raise tickets or top_fraction"

@@ -75,7 +75,7 @@ def alarms(config: Config, run_dir: Path, results: Sequence[EvaluationResult], n
     ]
     findings = look(
         history,
-        next(iter(config.stages[-1].selection.rank_by)),
+        config.headline_score,
         judges,
         num_planned=num_planned,
         references={name: statistics.mean for name, statistics in references(sets).items()},

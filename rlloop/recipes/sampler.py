@@ -29,13 +29,17 @@ class Sampler:
         torch.set_num_threads(role.threads)
         self.generator = place_generator(build_generator(config), config, role)
         self.version: int | None = None
+        self._own_variant = network_variant(self.generator.network)
 
-    def load(self, arrays: Mapping[str, np.ndarray], version: int) -> None:
+    def load(self, arrays: Mapping[str, np.ndarray], version: int, variant: str | None = None) -> None:
         """Copies published float32 weights into the network, whatever its dtype and device.
 
+        Args:
+            variant: score variant that this version has (Plan.variant_of); None is the generator's own.
         Raises:
             ValueError: names or shapes that are not the network's.
         """
+        set_variant(self.generator.network, variant or self._own_variant)
         load_arrays(self.generator.network, arrays)
         self.version = version
 
@@ -63,6 +67,24 @@ class Sampler:
 
         with torch.inference_mode():
             return self.generator.decode(torch.from_numpy(np.array(latents, dtype=np.float32))).float().cpu().numpy()
+
+
+def network_variant(network) -> str | None:
+    """Name of the network's score variant; None for networks that know none."""
+    return getattr(getattr(network, "spec", None), "score_variant", None)
+
+
+def set_variant(network, variant: str | None) -> None:
+    """Goes over to another score variant, where that changes anything.
+
+    Raises:
+        ValueError: the network cannot.
+    """
+    if variant == network_variant(network):
+        return
+    if not hasattr(network, "set_variant"):
+        raise ValueError(f"stages go over to variant {variant}, but {type(network).__name__} has no set_variant()")
+    network.set_variant(variant)
 
 
 def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:

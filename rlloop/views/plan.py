@@ -41,7 +41,10 @@ def size_table(config: Config) -> Table:
     for stage in config.stages:
         candidates, selected = counts.candidates_per_generation[stage.name], counts.selected_per_generation[stage.name]
         prompts = f"{stage.tickets} prompts x {config.sampler.clips_per_prompt} clips"
-        table.add_row(f"{stage.name}: a generation", f"{prompts} = {candidates}, {selected} selected")
+        made = f"{prompts} = {candidates}, {selected} selected" if stage.tickets else "no tickets"
+        if stage.variant:
+            made = f"the network goes over to score variant {stage.variant}"
+        table.add_row(f"{stage.name}: a generation", made)
     table.add_row("policy versions", f"{counts.versions}, after version 0")
     table.add_row("tickets and clips", f"{counts.tickets} and {counts.candidates}")
     table.add_row("updates", str(counts.updates))

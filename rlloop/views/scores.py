@@ -13,8 +13,8 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def score_label(config: Config) -> str:
-    """The score that is called the reward: the first that the last stage ranks by."""
-    return next(iter(config.stages[-1].selection.rank_by))
+    """The score that is called the reward."""
+    return config.headline_score
 
 
 def evaluation_labels(config: Config) -> list[str]:

@@ -1,0 +1,50 @@
+"""What the ranks of a trainer tell each other: every answer reaches all of them, so no rank ever waits alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This worker's place among the workers. With one worker nothing is sent."""
+
+    rank: int
+    world: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        box = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value on every rank."""
+        values = [value]
+        if self.world > 1:
+            values = [None] * self.world
+            dist.all_gather_object(values, value)
+        return values
+
+    def means(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Mean of each named scalar over the ranks."""
+        if not values:
+            return {}
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world).tolist(), strict=True))
