@@ -101,11 +101,10 @@ def store_corpus(run_dir: Path, config: Config) -> None:
     """
     if not config.corpus:
         return
-    from rlloop.recipes.mini_corpus import ensure_mini_corpus
 
     from rlloop.data.corpus import open_corpus
 
-    folder = ensure_mini_corpus(config) if config.corpus == "mini" else Path(config.corpus).expanduser()
+    folder = corpus_folder(config)
     corpus = open_corpus(folder)
     for stage in config.stages:
         reads = any("corpus" in phase.sources for phase in stage.phases)
@@ -114,7 +113,7 @@ def store_corpus(run_dir: Path, config: Config) -> None:
                 f"stages.{stage.name}.label_score is '{stage.label_score}', the corpus {folder} has the scores "
                 f"{list(corpus.score_names)}; name one of them"
             )
-    found = {"path": str(folder.resolve()), "identity": corpus.identity, "rows": len(corpus)}
+    found = {"path": str(folder.resolve()), "identity": corpus_identity(folder), "rows": len(corpus)}
     path = run_dir / CORPUS_FILE
     if not path.exists():
         _write_json(path, found)
@@ -126,6 +125,21 @@ def store_corpus(run_dir: Path, config: Config) -> None:
             "began with; give that one, or choose another run_dir=PATH"
         )
     _write_json(path, found)  # the same rows may lie elsewhere now
+
+
+def corpus_identity(folder: Path) -> str:
+    """Changes with the rows: the checksum of the file that lists them."""
+    lists = [folder / "corpus.json", folder / "npz.tsv"]
+    return f"{checkpoints.file_checksum(next(path for path in lists if path.is_file())):08x}"
+
+
+def corpus_folder(config: Config) -> Path:
+    """Where the corpus lies; the mini stack's is made when it is missing."""
+    if config.corpus != "mini":
+        return Path(config.corpus or "").expanduser()
+    from rlloop.recipes.mini_corpus import ensure_mini_corpus
+
+    return ensure_mini_corpus(config)
 
 
 def check_network(config: Config, network: Any) -> None:

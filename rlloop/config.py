@@ -469,7 +469,7 @@ def stage_problems(config: Config, stage: Stage) -> list[str]:
         return []
     if not stage.phases:
         return [f"{where}: has no phases, so nothing of its {stage.tickets} tickets would be learned; add phases"]
-    return [*score_problems(config, stage), *(selection_problems(config, stage) if stage.tickets else [])]
+    return score_problems(config, stage)
 
 
 def score_problems(config: Config, stage: Stage) -> list[str]:
@@ -479,20 +479,6 @@ def score_problems(config: Config, stage: Stage) -> list[str]:
     return [
         f"stages.{stage.name}: score '{key}' is not among scorer.rewards {names}; add it there or rank by another"
         for key in sorted(set(used) - set(names))
-    ]
-
-
-def selection_problems(config: Config, stage: Stage) -> list[str]:
-    """The share that is kept of a cohort must reach min_examples."""
-    clips, selection = config.sampler.clips_per_prompt, stage.selection
-    groups, pool = (1, stage.tickets * clips) if selection.per == "cohort" else (stage.tickets, clips)
-    kept = max(1, int(pool * selection.top_fraction + 1e-9)) * groups
-    if kept >= selection.min_examples:
-        return []
-    return [
-        f"stages.{stage.name}: top_fraction {selection.top_fraction} of {stage.tickets * clips} rollouts leaves "
-        f"{kept}, fewer than min_examples {selection.min_examples}; raise tickets, sampler.clips_per_prompt or "
-        "top_fraction"
     ]
 
 

@@ -31,6 +31,11 @@ def stage_problem(config: Config, stage: Stage, algorithm: Algorithm) -> str:
             f"{stage.algorithm} sets the best clip of a prompt against its worst and needs 2 candidates a prompt, "
             f"sampler.clips_per_prompt is {clips}; raise it"
         )
+    if stage.tickets and (found := most_clips(config, stage)) < stage.selection.min_examples:
+        return (
+            f"top_fraction {stage.selection.top_fraction} of {stage.tickets * clips} rollouts leaves {found}, fewer than "
+            f"min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
+        )
     for number, phase in enumerate(stage.phases):
         if algorithm.takes_pairs and phase.sources.get("corpus"):
             return f"phase {number} mixes in the corpus, whose clips are no pairs; {stage.algorithm} takes pairs alone"

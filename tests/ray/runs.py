@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from rlloop.config import load
+from rlloop.loop import checkpoints
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import FINAL, Ledger
@@ -23,16 +24,21 @@ FAKE = REPOSITORY / "tests" / "fake.yaml"
 DEADLINE_S = 420.0
 
 
-def command(run_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "rlloop.main", "--config", str(FAKE), f"run_dir={run_dir}", *overrides]
+def command(run_dir: Path, *overrides: str, preset: Path = FAKE) -> list[str]:
+    return [sys.executable, "-m", "rlloop.main", "--config", str(preset), f"run_dir={run_dir}", *overrides]
 
 
-def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
+def start(run_dir: Path, *overrides: str, preset: Path = FAKE) -> subprocess.Popen:
     """Starts the driver in the background; its output goes to run_dir.out."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     output = run_dir.with_suffix(".out").open("ab")
     return subprocess.Popen(
-        command(run_dir, *overrides), cwd=REPOSITORY, env=env, stdout=output, stderr=output, start_new_session=True
+        command(run_dir, *overrides, preset=preset),
+        cwd=REPOSITORY,
+        env=env,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
     )
 
 
@@ -52,8 +58,8 @@ def finish(process: subprocess.Popen, run_dir: Path, status: int = 0) -> dict:
     return json.loads((run_dir / "summary.json").read_text())
 
 
-def run(run_dir: Path, *overrides: str) -> dict:
-    return finish(start(run_dir, *overrides), run_dir)
+def run(run_dir: Path, *overrides: str, preset: Path = FAKE) -> dict:
+    return finish(start(run_dir, *overrides, preset=preset), run_dir)
 
 
 def tail(run_dir: Path) -> str:
@@ -93,9 +99,21 @@ def selections(run_dir: Path) -> dict[int, tuple]:
     return {record.generation: record.examples for record in records(run_dir) if isinstance(record, r.Selected)}
 
 
-def check_exactness(run_dir: Path, *overrides: str) -> Ledger:
+def wait_for_checkpoint(driver: subprocess.Popen, run_dir: Path, digest: str, version: int, step: int) -> None:
+    """Waits until a checkpoint inside generation `version`, at `step` updates of it or later, is complete."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        found = checkpoints.newest(run_dir, digest)
+        if found and (found[1].version, found[1].step) >= (version, step):
+            return
+        assert driver.poll() is None, f"the driver ended before version {version}, step {step}:\n{tail(run_dir)}"
+        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for step {step}:\n{tail(run_dir)}"
+        time.sleep(0.1)
+
+
+def check_exactness(run_dir: Path, *overrides: str, preset: Path = FAKE) -> Ledger:
     """No ticket in two selections, none lost, versions monotonic, staleness within bound: replayed from the journal."""
-    config = load(FAKE, list(overrides))
+    config = load(preset, list(overrides))
     ledger, versions, chosen = Ledger(Plan.from_config(config)), [], []
     for record in records(run_dir):
         ledger.apply(record)  # asserts what a ledger forbids

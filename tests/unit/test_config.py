@@ -35,7 +35,6 @@ def test_overrides_reach_sections_and_named_stages():
         ("seed.deep=1", "is a value, not a section"),
         ("stages.other.tickets=1", "no name in that list"),
         ("trainer.num_workers=3", "batch_size 16 is not a multiple of trainer.num_workers 3"),
-        ("stages.0.tickets=10", "top_fraction 0.1 of 40 rollouts leaves 4, fewer than min_examples 8"),
         ("stages.0.selection.rank_by={clap: 1.0}", "score 'clap' is not among scorer.rewards"),
         ("stages.0.phases.0.sources={other: 1.0}", "source 'other' is none of"),
     ],
