@@ -42,7 +42,7 @@ def decompose(stages: Sequence[Stage]) -> list[dict[str, Any]]:
                 f"decomposition: {stages[0].name} and {stage.name} were evaluated on other prompts or seeds "
                 f"({len(stages[0].pairs)} and {len(stage.pairs)} prompts); evaluate both on the same"
             )
-    return [_row(stage, before) for before, stage in zip([None, *stages[:-1]], stages, strict=True)]
+    return [_row(stage, before) for before, stage in zip([None, *stages], stages, strict=False)]
 
 
 def _row(stage: Stage, before: Stage | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables of what rlloop.evaluation returns: a set of clips, the stages of a run, a sweep over the score scalar."""
+"""Tables of what rlloop.evaluation returns: a set of clips, a sweep over the score scalar."""
 
 from __future__ import annotations
 
@@ -26,16 +26,6 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def decomposition_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Stages down, scores and distances across; each cell the mean, and the gain over the stage before with its p."""
-    names = list(dict.fromkeys(name for row in rows for name in (*row["scores"], *row["distances"])))
-    table = _table(["stage", *names])
-    for row in rows:
-        cells = {**row["scores"], **row["distances"]}
-        table.add_row(row["stage"], *(_stage_cell(cells[name]) if name in cells else "-" for name in names))
-    return table
-
-
 def sweep_table(found: Mapping[str, Any]) -> Table:
     """One row a value of s, and the rank correlation of s with each score as the last."""
     scores, distances = _names(found, "scores"), _names(found, "distances")
@@ -52,14 +42,6 @@ def sweep_table(found: Mapping[str, Any]) -> Table:
 
 def _names(found: Mapping[str, Any], kind: str) -> list[str]:
     return list(dict.fromkeys(name for row in found["points"] for name in row[kind]))
-
-
-def _stage_cell(cell: Mapping[str, Any]) -> str:
-    if "value" in cell:
-        gain = "" if cell["gain"] is None else f"\n{cell['gain']:+.3f}"
-        return f"{_plain(cell['value'])} (n {cell['n']}){gain}"
-    gain = "" if cell["gain"] is None else f"\n{cell['gain']:+.3f} {_interval(cell, 'ci_')} p {_p(cell['p'])}"
-    return f"{show_score(cell['mean'])}{gain}"
 
 
 def _table(columns: Sequence[str]) -> Table:

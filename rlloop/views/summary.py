@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from rich.text import Text
 from rlloop.config import Config
 from rlloop.evaluation.statistics import Paired, paired, plain
 from rlloop.loop.snapshot import EvaluationResult, Snapshot
+from rlloop.views.decomposition import WITHIN_RUN, print_grid, run_grid
+from rlloop.views.run_decomposition import pairs, run_decomposition
 from rlloop.views.scores import evaluation_labels, mean_score, score_label, show_score, show_seconds
 
 SIGNIFICANT_P = 0.05
@@ -41,6 +43,7 @@ def build_summary(
     first, last = endpoints(snapshot)
     compared = {name: compare(first, last, name) for name in evaluation_labels(config)}
     reward = compared.get(label)
+    stages = run_decomposition(config, snapshot.evaluations)
     return {
         "status": status,
         "reason": reason,
@@ -68,6 +71,8 @@ def build_summary(
         "failures": dict(snapshot.failures),
         "restarts": dict(snapshot.restarts),
         "evaluations": [evaluation_entry(evaluation, config) for evaluation in snapshot.evaluations],
+        "decomposition": stages.rows,
+        "decomposition_notes": stages.notes,
         "seed": config.seed,
     }
 
@@ -107,11 +112,6 @@ def compare(first: EvaluationResult | None, last: EvaluationResult | None, name:
             f"({len(pairs_first)} and {len(pairs_last)} prompts); nothing to pair"
         )
     return paired(first.scores[name], last.scores[name])
-
-
-def pairs(evaluation: EvaluationResult) -> list[tuple[str, tuple[int, ...]]]:
-    seeds: Sequence[Sequence[int]] = evaluation.seeds
-    return [(prompt, tuple(own)) for prompt, own in zip(evaluation.prompts, seeds, strict=True)]
 
 
 def mean_of(evaluation: EvaluationResult | None, name: str) -> float | None:
@@ -163,12 +163,21 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     console.print(Text(f"\n{summary['status']}{reason}", style="bold"))
     console.print(f"{versions} policy versions from {clips} clips in {minutes}", highlight=False)
     console.print(score_table(summary))
+    print_decomposition(summary, console)
     for line in verdict_lines(summary):
         console.print(Text(line), soft_wrap=True)
     run_dir = summary["run_dir"]
     console.print(Text(f"summary  {run_dir}/summary.json"), soft_wrap=True)
     console.print(Text(f"clips    {run_dir}/{clip_folder(summary)}"), soft_wrap=True)
     console.print(Text(f"curves   {shlex.quote(tensorboard_path())} --logdir {shlex.quote(run_dir)}"), soft_wrap=True)
+
+
+def print_decomposition(summary: dict[str, Any], console: Console) -> None:
+    """The stages of the run; of a run of one stage the table of before and after says the same."""
+    rows, notes = summary["decomposition"], summary["decomposition_notes"]
+    if len(rows) < 2 or (len(rows) == 2 and not notes):
+        return
+    print_grid(run_grid(rows), [WITHIN_RUN, *notes], console)
 
 
 def tensorboard_path() -> str:

@@ -13,6 +13,8 @@ SCALARS = {
     "cohort/{score}": "a named score, mean over all rollouts of a cohort; step: generation",
     "cohort/missing": "scores of a cohort that failed; step: generation",
     "heldout/{score}": "a named score, or distance of the set, on the held-out prompts; step: version",
+    "decomposition/{score}": "a score's mean, or a distance, at the end of a stage; step: stage, the baseline is 0",
+    "decomposition_gain/{score}": "the same less that of the stage before; step: stage",
     "alarm/raised": "judges that fell while the reward rose over several evaluations; step: version",
     "staleness/mean": "versions that a cohort's rollouts lagged, mean; step: generation",
     "staleness/max": "the same, largest; step: generation",
@@ -35,5 +37,6 @@ AUDIO = {
 TEXT = {
     "configuration": "the resolved configuration as YAML; step 0",
     "alarm": "what set the alarm off: judge, versions, changes and p; step: version",
+    "decomposition": "the stages so far, each over the one before; step: stage",
     "audio/prompts": "the prompts of audio/heldout_0, 1, ...; step 0",
 }

@@ -12,8 +12,11 @@ import soundfile
 import yaml
 
 from rlloop.config import Config
+from rlloop.loop.plan import Plan
 from rlloop.loop.snapshot import CohortStats, EvaluationResult, Snapshot, TrainPoint
+from rlloop.views.decomposition import WITHIN_RUN, markdown, run_grid
 from rlloop.views.event_log import EventLog
+from rlloop.views.run_decomposition import run_decomposition
 from rlloop.views.scores import evaluation_labels, is_number, mean_score, score_label
 from rlloop.views.tags import AUDIO, SCALARS, TEXT
 
@@ -31,6 +34,7 @@ class Written:
     generation: int = -1
     evaluations: list[int] = field(default_factory=list)
     synced: list[int] = field(default_factory=list)
+    stages: int = 0  # rows of the decomposition, the baseline is one
     has_texts: bool = False
     has_prompts: bool = False
 
@@ -49,6 +53,7 @@ class RunWriter:
     def __init__(self, run_dir: str | Path, config: Config | None = None) -> None:
         self.run_dir = Path(run_dir)
         self.config = config or Config.model_validate_json((self.run_dir / "config.json").read_text())
+        self.stage_ends = Plan.from_config(self.config).required_versions()
         self.events = EventLog(self.run_dir / "tensorboard")
         self.written = Written(**self.events.state)
 
@@ -60,6 +65,7 @@ class RunWriter:
             self._cohort(cohort, snapshot)
         for evaluation in snapshot.evaluations:
             self._evaluation(evaluation, snapshot)
+        self._stages(snapshot)
         for point in snapshot.train:
             self._train(point)
         for version, seconds in snapshot.weight_sync_seconds.items():
@@ -127,6 +133,22 @@ class RunWriter:
             )
             self.written.has_prompts = True
         self.written.evaluations.append(version)
+
+    def _stages(self, snapshot: Snapshot) -> None:
+        """Stages whose evaluation has come, in order: a stage is never written before the one that it is over."""
+        results = {evaluation.version: evaluation for evaluation in snapshot.evaluations}
+        while self.written.stages < len(self.stage_ends) and self.stage_ends[self.written.stages] in results:
+            number = self.written.stages
+            version = self.stage_ends[number]
+            found = run_decomposition(self.config, [results[end] for end in self.stage_ends[: number + 1]])
+            time = results[version].finished_at
+            for row in (row for row in found.rows if row["version"] == version):
+                for name, cell in (row["scores"] | row["distances"]).items():
+                    value = cell["value"] if name in row["distances"] else cell["mean"]
+                    self._scalar("decomposition/{score}", value, number, time, score=name)
+                    self._scalar("decomposition_gain/{score}", cell["gain"], number, time, score=name)
+            self._text("decomposition", f"{markdown(run_grid(found.rows))}\n\n{WITHIN_RUN}", time, number)
+            self.written.stages += 1
 
     def _audio(self, tag: str, path: str | None, version: int, time: float, **names: Any) -> None:
         assert tag in AUDIO, tag
