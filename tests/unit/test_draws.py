@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from rlloop.algorithms.base import Batch
-from rlloop.algorithms.draws import draw_example
+from rlloop.algorithms.draws import draw_example, posterior_noise
 from rlloop.algorithms.expert_iteration import ExpertIteration
 
 
 def draw(index=0, step=0, rows=None, weights=None, **drops):
     rows, weights = rows or {"current": 5}, weights or {"current": 1.0}
     text, score, mode = drops.get("text", 0.1), drops.get("score", 0.1), drops.get("mode", "independent")
-    return draw_example((1, 0, step, index), rows, weights, (3, 2), text, score, mode)
+    weights_are = drops.get("weights_are", "shares")
+    return draw_example((1, 0, step, index), rows, weights, (3, 2), text, score, mode, weights_are)
 
 
 def test_a_draw_repeats_and_differs_between_indices_and_steps():
@@ -71,3 +72,39 @@ def test_tied_drops_are_nested_where_the_rates_differ():
 def test_an_unknown_mode_is_an_error():
     with pytest.raises(ValueError, match="score_drop_mode 'never' is not one of independent, tied, batch"):
         draw(mode="never")
+
+
+def test_what_is_drawn_in_which_order():
+    """Runs of before are repeated by it: source, row, time, the two drops, noise, from one stream."""
+    rng = np.random.default_rng(np.random.SeedSequence([3, 1, 0, 4, 2]))
+    source = rng.choice(2, p=[0.25, 0.75])
+    row, normal, text, score = rng.integers(5), rng.standard_normal(), rng.random(), rng.random()
+    found = draw(2, 4, rows={"a": 5, "b": 5}, weights={"a": 1.0, "b": 3.0}, text=0.5, score=0.5)
+    assert (found.source, found.row) == ("ab"[source], row) and found.t == pytest.approx(1 / (1 + np.exp(-normal)))
+    assert (found.drops_text, found.drops_score) == (text < 0.5, score < 0.5)
+    assert np.array_equal(found.noise.numpy(), rng.standard_normal((3, 2), dtype=np.float32))
+
+
+def test_posterior_noise_is_of_the_same_key_and_in_a_stream_of_its_own():
+    found = torch.stack([posterior_noise((1, 0, 0, n), (3, 2)) for n in range(2000)])
+    noise = torch.stack([draw(n).noise for n in range(2000)])
+    assert found.shape == (2000, 3, 2) and found.dtype == torch.float32
+    assert torch.equal(found[7], posterior_noise((1, 0, 0, 7), (3, 2)))
+    assert float(found.mean()) == pytest.approx(0, abs=0.04) and float(found.std()) == pytest.approx(1, abs=0.03)
+    assert float(torch.corrcoef(torch.stack([found.flatten(), noise.flatten()]))[0, 1]) == pytest.approx(0, abs=0.04)
+
+
+@pytest.mark.parametrize(("meaning", "share"), [("shares", 5 / 6), ("copies", 5 * 64 / (5 * 64 + 1280))])
+def test_weights_are_shares_or_copies(meaning, share):
+    """64 experts, each listed 5 times beside 1280 clips of a corpus, are a fifth; as shares 5 to 1 is 5 of 6."""
+    rows, weights = {"corpus": 1280, "current": 64}, {"corpus": 1.0, "current": 5.0}
+    found = [draw(n, rows=rows, weights=weights, weights_are=meaning) for n in range(2000)]
+    assert np.mean([d.source == "current" for d in found]) == pytest.approx(share, abs=0.03)
+    assert torch.equal(found[3].noise, draw(3).noise)
+
+
+def test_copies_of_no_rows_are_left_out_and_another_meaning_is_an_error():
+    rows, weights = {"current": 5, "previous": 0}, {"current": 1.0, "previous": 9.0}
+    assert draw(rows=rows, weights=weights, weights_are="copies").source == "current"
+    with pytest.raises(ValueError, match="weights_are 'counts' is not one of shares, copies"):
+        draw(weights_are="counts")

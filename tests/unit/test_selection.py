@@ -2,13 +2,14 @@
 
 import math
 import random
+import time
 
 import numpy as np
 import pytest
 
-from rlloop.algorithms.base import Candidate, load_algorithm
+from rlloop.algorithms.base import Candidate, Example, load_algorithm
 from rlloop.algorithms.expert_iteration import ExpertIteration
-from rlloop.algorithms.selection import rank, top_fraction, window_threshold
+from rlloop.algorithms.selection import best_against_worst, rank, top_fraction, window_threshold, with_advantages
 from rlloop.config import Selection, build
 from rlloop.loop import records as r
 from rlloop.loop.ledger import Ledger
@@ -31,6 +32,79 @@ def test_ranking_is_a_plain_sort_whatever_the_arrival(seed):
 )
 def test_top_fraction_counts(count, fraction, kept):
     assert len(top_fraction([Candidate(n, 0, -n) for n in range(count)], fraction)) == kept
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([5.0, 1.0, 5.0, 4.0], [0]),  # fewer than ten: one, of the tied the first
+        ([2.0] * 20, [0, 1]),  # all equal
+        ([math.nan, -1.0, math.nan, -2.0], [1]),
+        ([math.nan] * 12, []),
+        ([float(n % 7) for n in range(30)], [6, 13, 20]),
+        ([-math.inf, math.inf, 0.0], [2]),  # an infinite score is none
+    ],
+)
+def test_the_best_decile_is_a_plain_sort(scores, kept):
+    ranked = rank([Candidate(n, 0, score) for n, score in enumerate(scores)])
+    assert [e.ticket for e in ExpertIteration().select(ranked, Selection(top_fraction=0.1), None)] == kept
+    usable = sorted((-s, n) for n, s in enumerate(scores) if math.isfinite(s))
+    assert kept == [n for _, n in usable[: max(1, len(usable) // 10)]]
+
+
+def pairs(scores):
+    """best_against_worst of {ticket: scores by clip} as {ticket: (winner, loser)}, checked to be in order."""
+    candidates = [Candidate(t, c, s) for t, clips in scores.items() for c, s in enumerate(clips)]
+    random.Random(0).shuffle(candidates)
+    found = best_against_worst(candidates)
+    assert [e.role for e in found] == ["winner", "loser"] * (len(found) // 2)
+    assert [e.ticket for e in found] == sorted(e.ticket for e in found) and {e.advantage for e in found} <= {0.0}
+    return {w.ticket: (w.clip, loser.clip) for w, loser in zip(found[::2], found[1::2], strict=True)}
+
+
+def test_the_best_of_each_prompt_against_its_worst():
+    assert pairs({3: [0.2, 0.9, 0.1], 1: [-5.0, -4.0], 2: [1.0, 2.0, 3.0, 4.0]}) == {1: (1, 0), 2: (3, 0), 3: (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("clips", "pair"),
+    [
+        ([], None),
+        ([1.0], None),  # one candidate
+        ([1.0, math.nan], None),  # one that is scored
+        ([2.0, 2.0, 2.0], None),  # nothing to prefer
+        ([3.0, 3.0, 1.0], (0, 2)),  # of equal bests the first
+        ([3.0, 1.0, 1.0], (0, 2)),  # of equal worsts the last
+        ([1.0, math.nan, 3.0, math.inf], (2, 0)),
+    ],
+)
+def test_pairs_of_few_and_of_equal_candidates(clips, pair):
+    assert pairs({0: clips, 1: [0.0, 1.0]}) == ({0: pair} if pair else {}) | {1: (1, 0)}
+
+
+def test_pairs_are_made_in_one_pass():
+    """20,000 prompts take well under a second of CPU; minutes, if each were looked for among all."""
+    candidates = rank([Candidate(t, c, math.sin(t * 5 + c)) for t in range(20_000) for c in range(5)])
+    began = time.process_time()
+    assert len(best_against_worst(candidates)) == 40_000
+    assert time.process_time() - began < 10
+
+
+def test_advantages_leave_out_who_has_no_peer():
+    """Scores 1 and 3, and 5 alone: spread sqrt(8/3) of all three, mean 2 of the first two."""
+    candidates = [Candidate(0, 0, 1.0), Candidate(0, 1, 3.0), Candidate(0, 2, math.nan), Candidate(1, 0, 5.0)]
+    first, second = with_advantages(candidates, scale=2.0, clip=10.0)
+    assert (first[:3], second[:3]) == ((0, 0, ""), (0, 1, ""))
+    assert (first.advantage, second.advantage) == pytest.approx((-0.5 / math.sqrt(8 / 3), 0.5 / math.sqrt(8 / 3)))
+
+
+@pytest.mark.parametrize("scores", [[], [0.1] * 3, [math.nan, math.nan], [7.0]])
+def test_without_differences_nobody_has_an_advantage(scores):
+    assert with_advantages([Candidate(0, n, s) for n, s in enumerate(scores)], scale=1.0, clip=1.0) == []
+
+
+def test_an_example_says_no_more_than_it_must():
+    assert Example(1, 2) == (1, 2, "", 0.0)
 
 
 def test_per_prompt_keeps_the_best_of_every_ticket():
