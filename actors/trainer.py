@@ -59,7 +59,7 @@ class Worker:
         torch.manual_seed(self.config.seed)
         self.generator = build_generator(self.config)
         self.own_variant = network_variant(self.generator.network)
-        self.stream, self.reference = None, None
+        self.stream, self.reference, self.averages = None, None, None
         self.digest = self.config.digest()
         self.stop_answer = None
         self.restored = self._restore()
@@ -96,11 +96,18 @@ class Worker:
     def _train(self, k: int, rows: Sequence[Row], first_step: int) -> None:
         stage = self.plan.stage_of(k)
         learner = self._learner(k, stage, rows)
+        self._begin_averages(stage)
+        before = self.plan.steps_before(k) - self.plan.steps_before(self.plan.stage_start(k))
+        is_last_generation = k + 1 == self.plan.num_versions or self.plan.stage_start(k + 1) == k + 1
         phases = [(phase, n) for phase in stage.phases for n in range(phase.updates)]
         for step, (phase, phase_step) in enumerate(phases):
             if step < first_step:
                 continue
             point = self._step(learner, step, phase, phase_step)
+            if self.averages:
+                self.averages.update(
+                    self.engine.module, before + step + 1, is_last_generation and step + 1 == len(phases)
+                )
             reason = self._should_stop(k, point)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
                 self._abort(
@@ -133,6 +140,17 @@ class Worker:
         )
 
     # ---- what a generation trains with
+
+    def _begin_averages(self, stage: Stage) -> None:
+        """Rank 0 averages the weights of a stage, from its begin or from the checkpoint's state."""
+        from actors.averages import Averages
+
+        if not self.config.trainer.ema_sigmas or not self.ranks.is_first:
+            return
+        if self.averages is None:
+            self.averages = Averages(self.session.path, self.config.trainer)
+        state, self.restored_averages = self.restored_averages, None
+        self.averages.begin(stage.name, state)
 
     def _learner(self, k: int, stage: Stage, rows: Sequence[Row]) -> Learner:
         from actors.learner import Learner
@@ -243,6 +261,7 @@ class Worker:
         set_variant(self.generator.network, self.plan.variant_of(marker.version) or self.own_variant)
         load_arrays(self.generator.network, checkpoints.read_weights(path))
         self.engine, self.device = build_engine(self.generator.network, self.config)
+        self.restored_averages = self._read_averages(path, marker)
         part = path / f"rank{self.rank}.safetensors"
         if marker.world_size == self.world and part.name in marker.files:
             load_rank_state(self.engine, checkpoints.load_file(str(part)))
@@ -251,6 +270,14 @@ class Worker:
                 "%s is of %d ranks, here are %d: the optimizer starts fresh", path, marker.world_size, self.world
             )
         return marker
+
+    def _read_averages(self, path: Path, marker: checkpoints.Marker) -> dict | None:
+        """The averages of a checkpoint inside a stage; a stage that begins with it begins its averages anew."""
+        from actors.averages import STATE
+
+        k = marker.version
+        is_inside = k < self.plan.num_versions and (marker.step > 0 or self.plan.stage_start(k) < k)
+        return checkpoints.load_file(str(path / STATE)) if is_inside and STATE in marker.files else None
 
     def _checkpoint(self, version: int, step: int) -> None:
         """Every rank writes its part, then rank 0 the marker."""
@@ -264,9 +291,11 @@ class Worker:
         problem = ""
         try:
             checkpoints.write_arrays(path / f"rank{self.rank}.safetensors", save_rank_state(self.engine))
-            if self.rank == 0:
+            if self.ranks.is_first:
                 weights = network_arrays(self.engine.module)
                 checkpoints.write_arrays(path / checkpoints.WEIGHTS, weights)
+                if self.averages:
+                    self.averages.save(path)
         except (OSError, SafetensorError) as error:  # a full disk: the checkpoint before stays the newest
             problem = f"{path}: cannot write the checkpoint ({error}); free space there and repeat the command"
         self._abort_if_any(problem)

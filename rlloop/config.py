@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-SET_JUDGES = ("frechet_mini",)  # they judge the clips of an evaluation as one set
+SET_JUDGES = ("frechet_mini", "fad_clap")  # they judge the clips of an evaluation as one set
 PRESETS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -281,6 +281,9 @@ class Evaluation(Role):
         min_length=1,
     )
     in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
+    fad_reference: str | None = Field(
+        None, description="FAD-CLAP from these: an entry of `rlloop evaluate --reference FOLDER --embedding clap`"
+    )
     audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
     alarm: Alarm = Field(default_factory=Alarm)
     sampling: Sampling = Field(default_factory=Sampling)
@@ -318,7 +321,8 @@ class Config(Section):
             return list(self.evaluation.alarm.judges)
         used = trained_scores(self)
         unused = [reward.name for reward in self.evaluation.scores if reward.name not in used]
-        return [*unused, *(SET_JUDGES if self.generator.target == "mini" else ())]
+        sets = {"frechet_mini": self.generator.target == "mini", "fad_clap": self.evaluation.fad_reference}
+        return [*unused, *(name for name, has in sets.items() if has)]
 
     @property
     def headline_score(self) -> str:
@@ -389,6 +393,8 @@ def named_judge_problems(config: Config) -> list[str]:
             problems.append(
                 f"evaluation.alarm.judges: '{judge}' is ranked by or trained with in a stage; a judge is held out"
             )
+        elif judge == "fad_clap" and not config.evaluation.fad_reference:
+            problems.append("evaluation.alarm.judges: 'fad_clap' needs evaluation.fad_reference=FILE")
         elif judge not in (*there, *SET_JUDGES):
             problems.append(
                 f"evaluation.alarm.judges: '{judge}' is not among evaluation.scores {there}; add it there, or name "

@@ -217,3 +217,20 @@ def export(
 
     for line in export_weights(checkpoint, out, like=like, variant=variant, frames=frames):
         print(line)
+
+
+@app.command()
+def average(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    stage: Annotated[str, typer.Option(help="Stage whose updates are averaged.")],
+    sigma: Annotated[float, typer.Option(help="Relative width of the average.")] = 0.05,
+    step: Annotated[int | None, typer.Option(help="Update of the stage. Default: its last.")] = None,
+) -> None:
+    """Makes an average of any width from what a run with trainer.ema_sigmas stored (post-hoc EMA).
+
+    Example: rlloop weights average runs/paper sft_ema.safetensors --stage sft --sigma 0.05
+    """
+    from rlloop.recipes.averages import average as average_weights
+
+    print(average_weights(run, stage, sigma, step, out))

@@ -19,6 +19,7 @@ from rlloop.models.fluxaudio import FluxAudio
 from rlloop.models.mel import MEL_16K, MEL_44K
 from rlloop.models.policy import FluxAudioGenerator, GeneratorSpec, build_autoencoder
 from rlloop.models.prompt_table import PromptTable
+from rlloop.models.scratch import SCRATCH, untrained
 from rlloop.weights import check_tensors, read_checkpoint, resolve
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def build_official(
     """The stack as it is trained: float32 on the CPU.
 
     Args:
-        network, autoencoder, vocoder: checkpoints, as paths or names of `rlloop weights list`.
+        network, autoencoder, vocoder: checkpoints, as paths or names of `rlloop weights list`; network may be
+            "scratch", an untrained one.
         prompts: folder that `rlloop features` filled.
         mode: "16k" or "44k"; or sizes of one's own.
         variant: score variant of the forward pass; None takes the default of `load_network`.
@@ -64,14 +66,14 @@ def build_official(
     Raises:
         ValueError: a part is missing, unreadable or not of the mode's rate; one line that names the file.
     """
-    mode = choose_mode(mode)
-    first = open_network(network, mode, variant)
+    mode, table = choose_mode(mode), PromptTable(Path(prompts))
+    first = untrained(mode.spec.network, variant, table) if network == SCRATCH else open_network(network, mode, variant)
     return FluxAudioGenerator(
         replace(mode.spec, network=first.spec),
         first,
         open_autoencoder(autoencoder, mode),
         open_vocoder(vocoder, mode),
-        PromptTable(Path(prompts)).encode,
+        table.encode,
         decode_batch=decode_batch,
         second=open_network(crossover, mode, variant) if crossover else None,
     )

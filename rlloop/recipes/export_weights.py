@@ -61,7 +61,7 @@ def export(
         if path.exists():
             raise ValueError(f"{path} is there already; choose another name")
     trained = find(Path(checkpoint).expanduser())
-    variant = variant or trained.option("variant")
+    variant = variant or (trained.marker and trained.marker.variant) or trained.option("variant")
     network, report = load_network(trained.path, trained.spec, variant=variant, latent_seq_len=frames)
     origin = like or trained.option("network") or OURS
     state = export_state(network, None if origin == OURS else origin_of(origin, network.spec))

@@ -17,20 +17,42 @@ import numpy as np
 from rlloop.config import Config
 from rlloop.evaluation.alarm import Evaluated, look
 from rlloop.evaluation.frechet import FrechetStatistics
+from rlloop.evaluation.reference import load_reference
 from rlloop.loop.snapshot import EvaluationResult
 from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, make_embedder
 from rlloop.rewards.base import Clip
 
-SETS = {"frechet_mini": ("musicnn", MINI_REFERENCE)}  # judge -> its ear and its reference
+EARS = {"frechet_mini": "musicnn", "fad_clap": "clap"}  # judge of sets -> what it hears with
+
+
+def set_judges(config: Config) -> dict[str, FrechetStatistics]:
+    """Judges of sets that this run has -> their references.
+
+    Raises:
+        ValueError: evaluation.fad_reference is no reference, or one of another ear.
+    """
+    named = [name for name in config.judges() if name in EARS]
+    return {name: _reference(name, config) for name in named}
+
+
+def _reference(judge: str, config: Config) -> FrechetStatistics:
+    if judge == "frechet_mini":
+        return FrechetStatistics.load(MINI_REFERENCE)
+    found = load_reference(Path(config.evaluation.fad_reference or "").expanduser())
+    if not found.identity.startswith("clap"):
+        raise ValueError(
+            f"evaluation.fad_reference: this reference was heard by {found.identity!r}, expected clap; "
+            "make one: rlloop evaluate CLIPS --reference FOLDER --embedding clap"
+        )
+    return found.statistics
 
 
 class SetJudges:
     """Hears whole sets of clips: one embedding a clip, and the distance of all of them from the reference."""
 
     def __init__(self, config: Config):
-        names = [name for name in config.judges() if name in SETS]
-        self.embedders: dict[str, Embedder] = {name: make_embedder(SETS[name][0]) for name in names}
-        self.references = references(names)
+        self.references = set_judges(config)
+        self.embedders: dict[str, Embedder] = {name: make_embedder(EARS[name]) for name in self.references}
 
     def embed(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         """Judge -> [n, D]; NaN for all where a clip cannot be heard."""
@@ -59,18 +81,14 @@ def distance_entry(heard: np.ndarray, reference: FrechetStatistics) -> dict[str,
     return {"value": value, "n": len(heard), "reference": reference.checksum, "reference_n": reference.count}
 
 
-def references(names: Sequence[str]) -> dict[str, FrechetStatistics]:
-    return {name: FrechetStatistics.load(SETS[name][1]) for name in names}
-
-
 def alarms(config: Config, run_dir: Path, results: Sequence[EvaluationResult], num_planned: int) -> list[dict]:
     """What sets off the alarm at the newest of these evaluations: judge, versions, changes, p, and a sentence."""
     judges = config.judges()
     if not judges:
         return []
-    sets = [name for name in judges if name in SETS]
+    sets = set_judges(config)
     history = [
-        Evaluated(one.version, one.scores, {name: read_embeddings(run_dir, one, name) for name in sets})
+        Evaluated(one.version, one.scores, {n: read_embeddings(run_dir, one, n, s.dim) for n, s in sets.items()})
         for one in sorted(results, key=lambda one: one.version)
     ]
     findings = look(
@@ -78,7 +96,7 @@ def alarms(config: Config, run_dir: Path, results: Sequence[EvaluationResult], n
         config.headline_score,
         judges,
         num_planned=num_planned,
-        references={name: statistics.mean for name, statistics in references(sets).items()},
+        references={name: statistics.mean for name, statistics in sets.items()},
         window=config.evaluation.alarm.window,
         level=config.evaluation.alarm.level,
     )
@@ -101,10 +119,10 @@ def write_embeddings(run_dir: Path, version: int, embeddings: Mapping[str, np.nd
         os.replace(scratch, path)
 
 
-def read_embeddings(run_dir: Path, result: EvaluationResult, judge: str) -> np.ndarray:
-    """[P, S, D]; all NaN where the version was evaluated without this judge, or its file is damaged."""
+def read_embeddings(run_dir: Path, result: EvaluationResult, judge: str, dim: int) -> np.ndarray:
+    """[P, S, D = dim]; all NaN where the version was evaluated without this judge, or its file is damaged."""
     try:
         return np.load(embeddings_path(run_dir, result.version, judge), allow_pickle=False)
     except (OSError, ValueError):
-        shape = (len(result.prompts), len(result.seeds[0]), references([judge])[judge].dim)
+        shape = (len(result.prompts), len(result.seeds[0]), dim)
         return np.full(shape, np.nan, np.float32)

@@ -33,8 +33,8 @@ def stage_problem(config: Config, stage: Stage, algorithm: Algorithm) -> str:
         )
     if stage.tickets and (found := most_clips(config, stage)) < stage.selection.min_examples:
         return (
-            f"top_fraction {stage.selection.top_fraction} of {stage.tickets * clips} rollouts leaves {found}, fewer than "
-            f"min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
+            f"top_fraction {stage.selection.top_fraction} of {stage.tickets * clips} rollouts leaves {found}, fewer "
+            f"than min_examples {stage.selection.min_examples}; raise tickets, sampler.clips_per_prompt or top_fraction"
         )
     for number, phase in enumerate(stage.phases):
         if algorithm.takes_pairs and phase.sources.get("corpus"):

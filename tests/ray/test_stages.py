@@ -1,4 +1,4 @@
-"""A plan of stages end to end with stand-ins: corpus, mixture, cross-load, pairs; killed, resumed, and on two workers."""
+"""A plan of stages with stand-ins: corpus, mixture, cross-load, pairs; killed and resumed, and on two workers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import signal
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter
 from rlloop.loop import checkpoints
 from rlloop.loop import records as r
+from rlloop.recipes.averages import snapshot_path
 from tests.fakes import LENGTH, WIDTH
 from tests.ray import runs
 
@@ -61,6 +63,9 @@ def test_the_chain_runs_to_its_table(undisturbed, corpus):
     assert markers == [None, "v2", "v2"]
     means = [row["scores"]["Loudness"]["mean"] for row in summary["decomposition"]]
     assert means[3] != means[2]  # the same weights, another forward pass
+    assert sorted(path.name for path in (run_dir / "ema" / "crpo").iterdir()) == [
+        f"sigma{sigma}-step{step:09d}.safetensors" for sigma in (0.05, 0.1) for step in (5, 10)
+    ]
     pairs = [record for record in runs.records(run_dir) if isinstance(record, r.Selected)][-1]
     assert {role for _, _, role in pairs.examples} == {"winner", "loser"}
 
@@ -79,6 +84,9 @@ def test_killed_inside_every_stage_it_ends_with_the_same_losses_selections_and_w
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
     assert losses(run_dir) == losses(undisturbed[0])  # one process or four: identical, none doubled, none missing
+    for stage, step in (("sft", 12), ("expert_iteration", 20), ("crpo", 10)):
+        average, same = (load_file(str(snapshot_path(where, stage, 0.1, step))) for where in (run_dir, undisturbed[0]))
+        assert all(np.array_equal(average[name], same[name]) for name in same)
 
 
 def test_two_workers_match_one_at_the_same_global_batch(undisturbed, corpus, tmp_path):
