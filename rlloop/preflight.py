@@ -18,7 +18,7 @@ from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 # Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
 # checkpoint: weights, EMA and two Adam moments of 7 M float32 parameters; unknown here for other generators.
 ROLLOUT_BYTES = 64 * 2**10
-CHECKPOINT_BYTES = {"mini": 150 * 2**20}
+PARAMETER_BYTES = 4 * 4
 SPARE_BYTES = 200 * 2**20  # audio, logs, event files
 
 
@@ -166,11 +166,39 @@ def check_features(config: Config, training: Sequence[str], heldout: Sequence[st
 
 
 def disk_bytes(config: Config) -> int:
-    """Disk that a run may take: kept checkpoints, every stage's first and last, version 0, the rollouts, the rest."""
-    kept = config.trainer.keep_checkpoints + 2 * len(config.stages) + 1
-    checkpoint = CHECKPOINT_BYTES.get(config.generator.target, 0)
+    """Disk that a run may take: its checkpoints, the rollouts, the rest."""
+    checkpoint = num_parameters(config) * PARAMETER_BYTES
     clips = sum(stage.generations * stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
-    return kept * checkpoint + clips * ROLLOUT_BYTES + SPARE_BYTES
+    return num_checkpoints(config) * checkpoint + clips * ROLLOUT_BYTES + SPARE_BYTES
+
+
+def num_checkpoints(config: Config) -> int:
+    """The newest ones, every stage's first and last, and version 0; where a rollback may name any version, all."""
+    alarm, stages = config.evaluation.alarm, config.stages
+    versions = 1 + 2 * len(stages)
+    if alarm.action == "rollback" and config.evaluation.in_between:
+        versions = max(versions, 1 + sum(stage.generations for stage in stages))
+    return config.trainer.keep_checkpoints + versions
+
+
+def num_parameters(config: Config) -> int:
+    """Of the trained network, by its specification (for fluxaudio the mode's S); 0 for a target of one's own."""
+    import torch
+
+    from rlloop.models.fluxaudio import FluxAudio
+
+    if config.generator.target == "mini":
+        from rlloop.models.policy import MINI
+
+        spec = MINI.network
+    elif config.generator.target == "fluxaudio":
+        from rlloop.models.official import choose_mode
+
+        spec = choose_mode(config.generator.options.get("mode", "44k")).spec.network
+    else:
+        return 0
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in FluxAudio(spec).parameters())
 
 
 def prepare_run_dir(config: Config, where: str) -> None:

@@ -1,5 +1,7 @@
 """The resource table and the checks before a start."""
 
+from pathlib import Path
+
 import pytest
 
 from rlloop.config import PRESETS, build, load
@@ -11,10 +13,13 @@ from rlloop.preflight import (
     check_prompts,
     choose_run_dir,
     disk_bytes,
+    num_checkpoints,
+    num_parameters,
     prepare_run_dir,
 )
 from rlloop.resources import check_fits, resources, sizes
 
+REPOSITORY = Path(__file__).parents[2]
 SMALL = {"sampler": {"num_actors": 2, "num_cpus": 0.4}, "scorer": {"num_cpus": 0.2}, "evaluation": {"num_cpus": 0.2}}
 
 
@@ -88,6 +93,30 @@ def test_a_full_disk_is_refused_with_both_numbers(tmp_path):
     with pytest.raises(ValueError, match=r"may write [\d.]+ GiB, [\d.]+ GiB are free"):
         prepare_run_dir(huge, str(tmp_path))
     assert disk_bytes(load("mini")) < 2 * 2**30
+
+
+def test_checkpoints_are_counted_by_the_specification():
+    """FluxAudio-S at 44.1 kHz: the groups of reference.md section 2.2, and 120.6 M with what is stored beside them."""
+    official = load("official")
+    trained = 12_168_128 + 2_179_520 + 1_950_144 + 316_288 + 42_497_856 + 60_592_128 + 527_784
+    assert num_parameters(official) == trained + 77 * 1024 + 512 + 2 * 40
+    rollouts = sum(stage.generations * stage.tickets for stage in official.stages) * 4 * 64 * 2**10
+    assert disk_bytes(official) == num_checkpoints(official) * num_parameters(official) * 16 + rollouts + 200 * 2**20
+    assert num_parameters(build({"generator": {"target": "tests.fakes:tiny_generator"}})) == 0
+    shipped = REPOSITORY / "rlloop" / "assets" / "mini" / "fluxaudio.safetensors"  # in float16
+    assert shipped.stat().st_size == pytest.approx(2 * num_parameters(load("mini")), abs=2**16)
+
+
+def test_a_rollback_keeps_every_evaluated_version():
+    def counted(generations: int, **evaluation) -> int:
+        return num_checkpoints(build({"stages": [{"name": "a", "generations": generations}], "evaluation": evaluation}))
+
+    rollback = {"alarm": {"action": "rollback"}}
+    assert counted(9) == counted(9, alarm={"action": "stop"}) == 3 + 3
+    assert counted(9, **rollback) == 3 + 10 and counted(2, **rollback) == 3 + 3
+    stages = [{"name": name, "generations": 9} for name in "ab"]
+    ends = build({"stages": stages, "evaluation": {**rollback, "in_between": False}})
+    assert num_checkpoints(ends) == 3 + 5  # only ends of stages are evaluated
 
 
 @pytest.mark.parametrize(
