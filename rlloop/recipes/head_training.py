@@ -4,7 +4,7 @@ A TuneJury learns from pairs, the mini heads from labels; both go through `fit`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -29,11 +29,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: mean loss of its batches in training mode, and of the validation rows in evaluation mode after it."""
+    """One pass: mean loss of its batches in training mode, and of the validation rows in evaluation mode after it.
+
+    `is_better`: by more than the schedule's `min_delta` than the best before it, so that its weights were kept.
+    """
 
     number: int
     train_loss: float
     val_loss: float
+    is_better: bool
 
 
 def preference_loss(features_a: Tensor, features_b: Tensor, target: Tensor) -> Loss:
@@ -85,7 +89,7 @@ def fit(
         train, val: row numbers.
         optimizer: of the head's parameters; may call the loss more than once a step, as L-BFGS does.
     Returns:
-        every epoch; the head is in evaluation mode.
+        every epoch; the head is in evaluation mode and has the weights of `kept_epoch`.
     Raises:
         ValueError: a loss is not finite.
     """
@@ -99,14 +103,20 @@ def fit(
                 val_loss = loss(head.eval(), val).item()
             if not math.isfinite(train_loss + val_loss):
                 raise ValueError(f"loss {train_loss} in training and {val_loss} in validation at epoch {len(epochs)}")
-            epochs.append(Epoch(len(epochs), train_loss, val_loss))
+            is_better = val_loss < best - schedule.min_delta
+            epochs.append(Epoch(len(epochs), train_loss, val_loss, is_better))
             on_epoch(epochs[-1])
-            if val_loss < best - schedule.min_delta:
+            if is_better:
                 best, best_state, since = val_loss, deepcopy(head.state_dict()), 0
             else:
                 since += 1
     head.load_state_dict(best_state)
     return epochs
+
+
+def kept_epoch(epochs: Sequence[Epoch]) -> Epoch:
+    """The epoch whose weights `fit` leaves in the head; a later one may be better by less than `min_delta`."""
+    return next(epoch for epoch in reversed(epochs) if epoch.is_better)
 
 
 def _pass(head: TuneJuryHead, loss: Loss, rows: Tensor, optimizer: torch.optim.Optimizer, batch_size: int) -> float:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from rlloop.data.pairs import SPLITS, Pairs, read_pairs, with_splits
-from rlloop.recipes.head_training import Epoch, Schedule, fit, preference_loss
+from rlloop.recipes.head_training import Epoch, Schedule, fit, kept_epoch, preference_loss
 from rlloop.recipes.reward_training_curve import Curve
 from rlloop.recipes.reward_training_report import describe, measure, write_card, write_heldout
 from rlloop.rewards.tunejury import TuneJuryHead
@@ -47,7 +47,7 @@ class Trained:
 
     @property
     def best(self) -> Epoch:
-        return min(self.epochs, key=lambda epoch: epoch.val_loss)
+        return kept_epoch(self.epochs)
 
 
 def train_reward(

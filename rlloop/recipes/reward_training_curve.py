@@ -43,7 +43,7 @@ class Curve:
 
         def on_epoch(epoch: Epoch) -> None:
             nonlocal best
-            best = min(best, epoch.val_loss)
+            best = epoch.val_loss if epoch.is_better else best
             losses = {"train_loss": epoch.train_loss, "val_loss": epoch.val_loss}
             self.lines.write(json.dumps({"seed": seed, "epoch": epoch.number, **losses}) + "\n")
             self.lines.flush()

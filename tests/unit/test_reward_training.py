@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from rlloop.commands.main import app
 from rlloop.data.pairs import Pairs, clip_groups, read_pairs, split_by_prompt, with_splits
-from rlloop.recipes.head_training import Schedule, fit, preference_loss, ridge_loss
+from rlloop.recipes.head_training import Schedule, fit, kept_epoch, preference_loss, ridge_loss
 from rlloop.recipes.mini_heads import fit_ridge
-from rlloop.recipes.reward_training import RewardTraining, train_reward
+from rlloop.recipes.reward_training import RewardTraining, Trained, train_reward
 from rlloop.rewards.tunejury import TuneJuryHead, load_head
 
 WIDTH = 6
@@ -82,6 +82,25 @@ def test_the_loop_keeps_the_best_weights_and_stops():
     epochs = fit(head, loss, torch.arange(2), torch.arange(1), optimizer, schedule, on_epoch=seen.append)
     assert [epoch.val_loss for epoch in epochs] == pytest.approx([0.5625, 0.25, 0.0625, 0.0, 0.0625, 0.25, 0.5625])
     assert seen == epochs and weight.item() == 1.0 and not head.training
+
+
+def test_the_epoch_that_is_reported_is_that_of_the_weights():
+    """Losses 0.5625, 0.25, 0.0625 and 0: below the second the third is by less than min_delta, the fourth by more."""
+    head = TuneJuryHead((1, 1))
+    torch.nn.init.zeros_(head.net[0].weight)
+    weight = head.net[0].weight
+
+    def loss(head, rows):
+        return (-weight if head.training else (weight - 1) ** 2).sum()
+
+    optimizer = torch.optim.SGD([weight], lr=0.25)
+    schedule = Schedule(batch_size=2, max_epochs=4, patience=9, min_delta=0.2)
+    epochs = fit(head, loss, torch.arange(2), torch.arange(1), optimizer, schedule)
+    assert [epoch.val_loss for epoch in epochs] == pytest.approx([0.5625, 0.25, 0.0625, 0.0])
+    assert [epoch.is_better for epoch in epochs] == [True, True, False, True]
+    assert kept_epoch(epochs) is epochs[3] and weight.item() == 1.0
+    trained = Trained(0, head, epochs[:3], np.zeros(1), np.zeros(1))
+    assert trained.best.number == 1  # the third has the lower loss, but not by min_delta
 
 
 def test_small_gains_do_not_count_and_a_loss_that_is_not_finite_ends_it():
