@@ -159,13 +159,18 @@ def first_ring(curve: Curve, judges: tuple[str, ...], reference: np.ndarray, *, 
     return None
 
 
+def row_generator(*row: object) -> np.random.Generator:
+    """The random numbers of one row of a table, which no other row shares: seeded by what the row is of."""
+    return np.random.default_rng(list(" | ".join(map(str, row)).encode()))
+
+
 def false_alarms(policies: Policies, reference: np.ndarray, num_curves: int) -> list[str]:
     """Rows of the table of null curves."""
     rows = []
     for length in LENGTHS:
         for null, make in NULLS.items():
             for name, judges in WATCHED.items():
-                rng = np.random.default_rng([length, len(null), len(judges)])
+                rng = row_generator(length, null, name)
                 rung = sum(
                     first_ring(make(policies, length, rng), judges, reference, needs_reward=False) is not None
                     for _ in range(num_curves)
@@ -190,7 +195,7 @@ def detections(policies: Policies, reference: np.ndarray, num_curves: int) -> li
         for judge in (*SCORES, SHIFT):
             judges = ("alignment_mini",) if judge == "alignment_mini" else ("judge_mini", SHIFT)
             for fall in FALLS[length]:
-                rng = np.random.default_rng([length, round(1000 * fall)])
+                rng = row_generator(length, judge, fall)
                 rings = [
                     first_ring(
                         _with_fall(dealt(policies, length, rng), judge, fall * units[judge]), judges, reference,

@@ -3,14 +3,30 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from bench import alarm
 from bench.results import replace_section, write_section
 from bench.sampling import flops, main, make_generator
 from rlloop.models.policy import SamplingSettings
 from tests.unit.test_official import TINY
 
 MODE = replace(TINY, spec=replace(TINY.spec, network=replace(TINY.spec.network, depth=2)))
+
+
+def test_every_row_of_the_alarms_bench_has_a_seed_of_its_own():
+    """Random policies: the counts of rows are of other curves, and the same rows come again."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.standard_normal((6, 5, 2)) for name in (alarm.REWARD, *alarm.SCORES)}
+    policies = alarm.Policies(scores, rng.standard_normal((6, 5, 2, 3)), [[0, 1, 2], [3, 4, 5]])
+    rows = [(length, null, name) for length in alarm.LENGTHS for null in alarm.NULLS for name in alarm.WATCHED]
+    first = {alarm.row_generator(*row).integers(2**62) for row in rows}
+    assert len(first) == len(rows)
+    again = {alarm.row_generator(*row).integers(2**62) for row in reversed(rows)}
+    assert again == first
+    curves = [alarm.dealt(policies, 4, alarm.row_generator(4, "dealt", name))[1] for name in alarm.WATCHED]
+    assert not np.array_equal(*curves)
 
 
 def test_a_section_replaces_its_own_and_nothing_else(tmp_path):
