@@ -16,7 +16,7 @@ from rlloop.config import Config, resolve_rewards
 from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 
 # Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
-# checkpoint: weights, EMA and two Adam moments of 7 M float32 parameters; unknown here for other generators.
+# parameter in a checkpoint: float32 weight, master weight and two Adam moments.
 ROLLOUT_BYTES = 64 * 2**10
 PARAMETER_BYTES = 4 * 4
 SPARE_BYTES = 200 * 2**20  # audio, logs, event files
