@@ -19,6 +19,7 @@ SCALARS = {
     "staleness/mean": "versions that a cohort's rollouts lagged, mean; step: generation",
     "staleness/max": "the same, largest; step: generation",
     "train/loss": "loss of an update; step: update",
+    "train/{metric}": "what the algorithm reports beside its loss, as implicit_accuracy; step: update",
     "train/grad_norm": "gradient norm before clipping; step: update",
     "train/learning_rate": "learning rate of an update; step: update",
     "sync/seconds": "from publishing a version until the last sampler has loaded it; step: version",

@@ -168,6 +168,8 @@ class RunWriter:
             return
         for name in ("loss", "grad_norm", "learning_rate"):
             self._scalar(f"train/{name}", getattr(point, name), point.step, point.time)
+        for name, value in point.metrics.items():
+            self._scalar("train/{metric}", value, point.step, point.time, metric=name)
         self.written.update = point.step
 
     def _gauges(self, snapshot: Snapshot) -> None:

@@ -42,7 +42,14 @@ def evaluation(version: int, rewards: list, alignment: list | None = None, audio
 
 def train_point(step: int) -> TrainPoint:
     return TrainPoint(
-        step, step // 60, loss=1.0 / step, learning_rate=1e-4, grad_norm=0.5, seconds=0.8, time=BEGAN + step
+        step,
+        step // 60,
+        loss=1.0 / step,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        seconds=0.8,
+        time=BEGAN + step,
+        metrics={"implicit_accuracy": 0.75},
     )
 
 

@@ -70,6 +70,7 @@ EXPECTED = {
     "heldout/judge_mini": [0, 2],
     "staleness/max": [0, 1, 2],
     "train/loss": [1, 2, 3],
+    "train/implicit_accuracy": [1, 2, 3],
     "sync/seconds": [1, 2],
     "pools/sampler_idle": [0, 100],
     "buffer/bytes": [0, 100],
