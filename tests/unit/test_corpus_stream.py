@@ -72,6 +72,12 @@ def test_windows_are_consecutive_rows_of_the_shuffled_shards():
         assert window != laid[first : first + 32]
 
 
+def test_every_window_is_shuffled_in_a_way_of_its_own():
+    found = [int(name[2:]) for name in ids(FakeCorpus([40]), range(80), window=20)]
+    windows = [tuple(row % 20 for row in found[first : first + 20]) for first in range(0, 80, 20)]
+    assert len(set(windows)) == 4 and all(sorted(window) == list(range(20)) for window in windows)
+
+
 def test_seeds_stages_and_nothing_else_change_the_order():
     first = ids(FakeCorpus(UNEVEN), range(140))
     assert first == ids(FakeCorpus(UNEVEN), range(140))
