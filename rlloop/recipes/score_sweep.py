@@ -19,6 +19,7 @@ from rlloop.config import Config
 from rlloop.evaluation.distances import Distance
 from rlloop.evaluation.frechet import FrechetStatistics
 from rlloop.evaluation.sweep import Point, summarise_sweep
+from rlloop.loop.checkpoints import MARKER, read_marker
 from rlloop.loop.result import is_run, result_checkpoint
 from rlloop.recipes.build import heldout_prompts
 from rlloop.recipes.clip_hearing import embed_clips, is_mini
@@ -111,7 +112,8 @@ def load_policy(sampler: Sampler, weights: Path) -> Path:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not readable as safetensors ({error}); give a checkpoint's folder") from error
-    sampler.load(arrays, 0)
+    marked = (path.parent / MARKER).is_file()
+    sampler.load(arrays, 0, read_marker(path.parent).variant if marked else None)
     return path
 
 

@@ -109,9 +109,12 @@ def test_a_checkpoint_is_what_is_sampled(tmp_path):
     for version, added in ((1, 3), (2, 5)):
         folder = checkpoints.folder(run, version)
         checkpoints.write_arrays(folder / checkpoints.WEIGHTS, {name: a + added for name, a in arrays.items()})
-        (folder / checkpoints.MARKER).touch()
+        checkpoints.write_marker(
+            folder, version=version, step=0, stage=0, digest="", world_size=1, weights_checksum=0, variant="v2"
+        )
     (run / "summary.json").write_text(json.dumps({"policy_versions": 2, "result_version": 1}))
     assert load_policy(sampler, run) == checkpoints.folder(run, 1) / checkpoints.WEIGHTS
+    assert sampler.generator.network.spec.score_variant == "v2"  # as the run's stages left it
     found = network_arrays(sampler.generator.network)
     assert all(np.array_equal(found[name], array + 3) for name, array in arrays.items())
     (tmp_path / "weights.safetensors").write_bytes(b"nothing")
