@@ -423,15 +423,16 @@ def silent_alarm_problems(config: Config) -> list[str]:
     if action == "warn":
         return []
     key, problems = f"evaluation.alarm.action is {action}", []
-    reward, weight = next(iter(config.stages[-1].selection.rank_by.items()))
+    reward = config.headline_score
+    weight = min((stage.selection.rank_by.get(reward, 1.0) for stage in config.stages if stage.tickets), default=1.0)
     versions = sum(stage.generations for stage in config.stages)
     count = 1 + (versions if evaluation.in_between else len(config.stages))
     if not config.judges():
         problems.append(f"{key}, but no score of evaluation.scores is held out as a judge; add one, or set it to warn")
     if weight <= 0:
         problems.append(
-            f"{key}; it asks whether '{reward}' rises, which the last stage ranks by with weight {weight:g}: name a "
-            "score with a weight above 0 first in rank_by, or set it to warn"
+            f"{key}; it asks whether '{reward}' rises, which a stage ranks by with weight {weight:g}: name a score "
+            "with a weight above 0 first in rank_by, or set it to warn"
         )
     if evaluation.num_prompts < ALARM_PROMPTS:
         problems.append(

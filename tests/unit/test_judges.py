@@ -64,7 +64,7 @@ def alarm_of(action: str, generations: int = 2, ranked: dict | None = None, targ
         ({"generations": 1}, "takes 3 evaluations; 2 are made of 1 versions in 1 stages .*in_between true"),
         ({"generations": 9, "in_between": False}, "takes 3 evaluations; 2 are made of 9 versions .*in_between false"),
         ({"scores": ["tunejury_mini"], "target": "tests.fakes:tiny_generator"}, "no score of"),
-        ({"ranked": {"tunejury_mini": -1.0}}, "'tunejury_mini' rises, which the last stage ranks by with weight -1"),
+        ({"ranked": {"tunejury_mini": -1.0}}, "'tunejury_mini' rises, which a stage ranks by with weight -1"),
     ],
 )
 def test_an_alarm_that_cannot_ring_is_refused(action, given, message):

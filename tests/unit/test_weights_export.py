@@ -103,7 +103,7 @@ def test_a_run_is_exported_at_its_result(network, tmp_path):
     assert json.loads((tmp_path / "given.json").read_text())["version"] == 2
     for found, message in (
         ({"policy_versions": 3, "result_version": 0}, r"the result is version 0, its checkpoint is gone; .*1, 2, 3"),
-        ({}, r"is no readable summary \(KeyError: 'policy_versions'\); name a checkpoint"),
+        ({}, r"is no readable summary \(KeyError: 'policy_versions'\); name one of its checkpoints"),
     ):
         (run / "summary.json").write_text(json.dumps(found))
         with pytest.raises(ValueError, match=message):
