@@ -75,14 +75,16 @@ def check_devices(config: Config) -> None:
 
 def check_targets(config: Config) -> None:
     """Every generator, reward and algorithm that the configuration names exists."""
+    from rlloop.algorithms.checks import check_stages
     from rlloop.recipes.build import generator_builder
-    from rlloop.recipes.stage_checks import check_stages
+    from rlloop.recipes.judges import set_judges
     from rlloop.rewards.registry import check_reward
 
     generator_builder(config)
     for reward in resolve_rewards([*config.scorer.all_rewards, *config.evaluation.scores], config):
         check_reward(reward)
     check_stages(config)
+    set_judges(config)
 
 
 def check_platform(system: str, machine: str) -> None:

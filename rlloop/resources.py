@@ -84,7 +84,7 @@ def machine_gpus() -> int:
 
 def sizes(config: Config) -> Sizes:
     """Counts that follow from the configuration."""
-    from rlloop.recipes.stage_checks import most_clips
+    from rlloop.algorithms.checks import most_clips
 
     clips, stages = config.sampler.clips_per_prompt, config.stages
     candidates = {stage.name: stage.tickets * clips for stage in stages}

@@ -40,7 +40,7 @@ RULES = {
     "loop": Rule({"config"}, {"torch", "ray", "deepspeed", "actors"}),
     "config": Rule(set(), {"torch", "ray", "actors"}),
     "weights": Rule({"config"}, {"ray", "actors"}),
-    "resources": Rule({"config"}, {"torch", "ray", "actors"}),
+    "resources": Rule({"config", "algorithms"}, {"torch", "ray", "actors"}),
     "algorithms": Rule({"flow", "config"}, {"ray", "torch.distributed", "deepspeed", "actors"}),
     "recipes": Rule(ALL_ROOMS, {"ray", "actors"}),
     "views": Rule({"config", "loop", "evaluation", "resources"}, {"ray", "torch", "actors"}),

@@ -2,8 +2,8 @@
 
 import pytest
 
+from rlloop.algorithms.checks import check_stages, most_clips
 from rlloop.config import load
-from rlloop.recipes.stage_checks import check_stages, most_clips
 from rlloop.resources import sizes
 
 CRPO = ("stages.0.algorithm=crpo", "stages.0.selection.rank_by={alignment_mini: 1.0}")
