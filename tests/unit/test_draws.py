@@ -90,6 +90,8 @@ def test_posterior_noise_is_of_the_same_key_and_in_a_stream_of_its_own():
     noise = torch.stack([draw(n).noise for n in range(2000)])
     assert found.shape == (2000, 3, 2) and found.dtype == torch.float32
     assert torch.equal(found[7], posterior_noise((1, 0, 0, 7), (3, 2)))
+    ahead = posterior_noise((1, 0, 0, 7), (20, 20)).flatten().tolist()
+    assert not set(ahead) & set(draw(7).noise.flatten().tolist())  # not the same stream, read from another place
     assert float(found.mean()) == pytest.approx(0, abs=0.04) and float(found.std()) == pytest.approx(1, abs=0.03)
     assert float(torch.corrcoef(torch.stack([found.flatten(), noise.flatten()]))[0, 1]) == pytest.approx(0, abs=0.04)
 
