@@ -83,6 +83,9 @@ class Watcher(tune.Callback):
         self.notice = notice
         self.ended: set[int] = set()
 
+    def __getstate__(self) -> dict:
+        return {}  # Tune keeps a copy of its callbacks on disk, which nobody reads here
+
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         self.notice("started", trial.config["index"], None)
 
@@ -122,10 +125,11 @@ def run_processes(
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # Tune heeds SIGINT
     try:
         refuse_too_many(processes, parallel, environment)
+        joins_cluster = on_cluster(environment)
         trainable = tune.with_parameters(TrialProcess, environment=environment, processes=list(processes))
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tune-") as scratch:
             tune.Tuner(
-                tune.with_resources(trainable, lambda trial: needs(processes[trial["index"]], environment)),
+                tune.with_resources(trainable, lambda trial: needs(processes[trial["index"]], joins_cluster)),
                 param_space={"index": tune.grid_search(list(range(len(processes))))},
                 tune_config=tune.TuneConfig(max_concurrent_trials=parallel),
                 run_config=tune.RunConfig(name="trials", storage_path=scratch, callbacks=[watcher], verbose=0),
@@ -135,12 +139,12 @@ def run_processes(
     return len(watcher.ended) == len(processes)
 
 
-def needs(process: Process, environment: Mapping[str, str]) -> tune.PlacementGroupFactory:
+def needs(process: Process, joins_cluster: bool) -> tune.PlacementGroupFactory:
     """What Tune reserves: on one machine what the run's own Ray will use, on a cluster this node and nothing of it.
 
     On a cluster the run joins it and takes its CPUs and GPUs there: reserved twice, it would wait for itself.
     """
-    if on_cluster(environment):
+    if joins_cluster:
         return tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])
     return tune.PlacementGroupFactory([{"CPU": process.cpus, **({"GPU": process.gpus} if process.gpus else {})}])
 

@@ -67,7 +67,7 @@ def test_control_c_ends_what_runs_with_one_sigterm_and_starts_no_more(tmp_path):
 
 def test_two_settings_by_two_seeds_with_a_failing_one_a_stop_and_a_resume(tmp_path):
     out, output = tmp_path / "sweep", tmp_path / "out.txt"
-    over = "generator.options=[{}, {no_such_option: 1}]"
+    over = "generator.target=['tests.fakes:tiny_generator', 'tests.fakes:Broken']"  # which has no network
     command = [sys.executable, "-m", "rlloop.commands.main", "sweep", str(runs.FAKE), *SHORT, "--over", over]
     command += ["--seeds", "2", "--out", str(out)]
     process = start(command, output)
@@ -88,7 +88,7 @@ def test_two_settings_by_two_seeds_with_a_failing_one_a_stop_and_a_resume(tmp_pa
     said, found = output.read_text(), json.loads((out / "sweep.json").read_text())
     good, bad = found["settings"]
     assert good["seeds"] == [0, 1] and bad["n"] == 0 and len(bad["unfinished"]) == 2
-    assert all("no_such_option" in trial["reason"] for trial in bad["unfinished"])
+    assert all("'Broken' object has no attribute 'network'" in trial["reason"] for trial in bad["unfinished"])
     gain = good["figures"]["Loudness"]["gain"]
     assert gain["n"] == 2 and gain["ci_low"] < gain["mean"] < gain["ci_high"]
     assert "seed 0: finished in" in said and "seed 0: started" not in said.split("trial 2 of 4")[0]
