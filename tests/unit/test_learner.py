@@ -1,0 +1,111 @@
+"""Updates through the real DeepSpeed engine: AdamW by hand (reference.md section 7), accumulation, autocast, clipping."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from actors.engine import build_engine
+from actors.learner import Learner
+from rlloop.algorithms.base import Algorithm, Batch
+from rlloop.config import load
+from tests.ray.runs import FAKE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory):
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
+    yield
+    del os.environ["LOCAL_RANK"]
+    dist.destroy_process_group()
+
+
+class Scale(nn.Module):
+    """x_t times a weight a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, x_t, t, conditions, score):
+        self.seen.append(torch.nn.functional.linear(x_t, torch.diag(self.weight)).dtype)
+        return x_t * self.weight
+
+
+class Linear(Algorithm):
+    """The gradient of each weight is the mean of its channel of the latents: known by hand."""
+
+    def select(self, candidates, settings, threshold):
+        return []
+
+    def loss(self, predict, batch, reference=None):
+        v = predict(batch.latents, batch.t, batch.conditions, batch.score)
+        return v.mean(dim=(0, 1)).sum(), {"mean_t": batch.t.mean()}
+
+
+def batch(values: torch.Tensor) -> Batch:
+    n = len(values)
+    return Batch(values[:, None], torch.zeros(n, 1, 2), torch.full((n,), 0.5), {}, torch.zeros(n))
+
+
+def engine_of(*overrides: str):
+    config = load(FAKE, list(overrides))
+    network = Scale()
+    return build_engine(network, config)[0], network, Learner(Linear(), None, None, config.trainer.precision)
+
+
+def adamw(weight, gradients, rates, betas=(0.9, 0.95), eps=1e-6, decay=1e-6, clip=1.0):
+    """AdamW with decoupled decay and bias correction, after clipping the global norm; plain numbers."""
+    m, v = [0.0, 0.0], [0.0, 0.0]
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        norm = math.sqrt(sum(g * g for g in gradient))
+        gradient = [g * min(1.0, clip / (norm + 1e-6)) for g in gradient]
+        for n, g in enumerate(gradient):
+            weight[n] *= 1 - rate * decay
+            m[n] = betas[0] * m[n] + (1 - betas[0]) * g
+            v[n] = betas[1] * v[n] + (1 - betas[1]) * g * g
+            step_size = rate / (1 - betas[0] ** step)
+            weight[n] -= step_size * m[n] / (math.sqrt(v[n] / (1 - betas[1] ** step)) + eps)
+    return weight
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_updates_are_those_of_adamw_by_hand(zero_stage):
+    engine, network, learner = engine_of("trainer.adam_eps=1e-6", f"trainer.zero_stage={zero_stage}")
+    gradients, rates = [(0.3, -0.4), (0.1, 0.2), (30.0, 40.0)], [0.1, 0.05, 0.025]  # the last is clipped to (0.6, 0.8)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        values = learner.update(engine, [batch(torch.tensor([gradient]))], rate)
+    assert network.weight.tolist() == pytest.approx(adamw([1.0, -2.0], gradients, rates), abs=2e-6)
+    assert float(engine.get_global_grad_norm()) == pytest.approx(50.0, rel=1e-5)
+    assert values["mean_t"] == 0.5
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_parts_of_a_batch_give_the_update_of_the_whole(zero_stage):
+    whole, network, learner = engine_of(f"trainer.zero_stage={zero_stage}")
+    parts, other, _ = engine_of(f"trainer.zero_stage={zero_stage}")
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        values = torch.randn(8, 2, generator=draws)
+        one = learner.update(whole, [batch(values)], 0.1)
+        four = learner.update(parts, [batch(part) for part in values.chunk(4)], 0.1)
+        assert float(one["loss"]) == pytest.approx(float(four["loss"]), abs=1e-6)
+    assert torch.allclose(network.weight, other.weight, atol=1e-6)
+    assert not torch.allclose(network.weight, torch.tensor([1.0, -2.0]), atol=0.1)
+
+
+def test_bfloat16_is_of_the_forward_pass_and_weights_stay_float32():
+    engine, network, learner = engine_of("trainer.precision=bfloat16")
+    learner.update(engine, [batch(torch.ones(2, 2))], 0.1)
+    assert network.seen == [torch.bfloat16] and network.weight.dtype == torch.float32
+    plain, other, exact = engine_of()
+    exact.update(plain, [batch(torch.ones(2, 2))], 0.1)
+    assert other.seen == [torch.float32]
