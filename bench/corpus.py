@@ -171,10 +171,11 @@ def report(arguments: argparse.Namespace) -> str:
         published = measure_apart(make(Path(name), PUBLISHED, arguments.published), published_work)
     bound = (2 * WINDOW + 4 * 64) * row_bytes(PUBLISHED) / 1e9
     command = f"python -m bench.corpus {arguments.given}".strip()
+    machine = f"{cpu()}, {os.cpu_count()} cores, shared (load {os.getloadavg()[2]:.0f})"
     return (
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, {cpu()}, {os.cpu_count()} cores, shared (load {os.getloadavg()[2]:.0f}). Batches "
-        f"of {BATCH}, window {WINDOW}, {arguments.steps:,} steps one after the other and {arguments.seeks} seeks to "
-        "random positions (a new stream to its first batch), files dropped from the page cache before.\n\n"
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine}. Batches of {BATCH}, window {WINDOW}, "
+        f"{arguments.steps:,} steps (published sizes: {published_work.steps}) one after the other, {arguments.seeks} "
+        "seeks to random positions (a new stream to its first batch), files dropped from the page cache before.\n\n"
         "| corpus | rows | a row | on disk | open s | peak memory above start | rows/s | rows/CPU s | seek s |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(
@@ -186,11 +187,11 @@ def report(arguments: argparse.Namespace) -> str:
         )
         + f"\n\nThe large corpus has {large.rows / small.rows:.0f} times the rows of the small one and takes "
         f"**{large.growth / small.growth:.2f}** times its memory. At the published sizes two windows and four row "
-        f"groups, the stated bound of what is held, are {bound:.2f} GB; the corpus has {published.rows:,} rows there "
-        "because of the disk, a little more than two windows.\n\n"
+        f"groups, the stated bound of what is held, are {bound:.2f} GB; the corpus has {published.rows / WINDOW:.2f} "
+        "windows there, to spare the disk.\n\n"
         f"A trainer of the mini stack takes {TRAINER_ROWS} rows every {TRAINER_STEP_S} s, {need:.0f} a second: the "
         f"reader of the large corpus gives **{large.rows_per_s / need:.0f}** times that, at the published sizes "
-        f"{published.rows_per_s / need:.0f} times. At that pace, {arguments.paced} steps after the first waited "
+        f"{published.rows_per_s / need:.1f} times. At that pace, {arguments.paced - 1} steps after the first waited "
         f"{large.paced_waited_s * 1e3:.1f} ms for it altogether."
     )
 
