@@ -44,6 +44,7 @@ class Sweep:
         self.began: dict[int, float] = {}
         self.last_line: dict[int, float] = {}
         self.ended: set[int] = set()
+        self.is_stopping = False
 
     def show_plan(self) -> None:
         """The number of trials, how each stands, and what is still to be done."""
@@ -97,13 +98,17 @@ class Sweep:
             if what and now - self.last_line.get(n, self.began[n]) >= LINE_EVERY_S:
                 self.last_line[n] = now
                 self._say(f"trial {n + 1}: {what}")
+        elif event == "stopping":
+            if not self.is_stopping:
+                self._say("stopping: the running trials checkpoint; a second Ctrl-C ends them at once")
+            self.is_stopping = True
         else:
             self.ended.add(n)
             lost = Outcome("failed", str(what))
-            self.outcomes[n] = lost if event == "lost" else ended_outcome(self.trials[n], what, self.began[n])
+            self.outcomes[n] = lost if event == "lost" else ended_outcome(self.trials[n], what, self.began.get(n, 0.0))
             self.write()
             left = self.time_left()
-            self._say(f"trial {n + 1}: {describe(self.outcomes[n])}" + (f"; {left} to go" if left else ""))
+            self._say(f"trial {n + 1}: {describe(self.outcomes[n])}" + (f"; to go: {left}" if left else ""))
 
     def time_left(self) -> str:
         """From the mean of the finished trials, '' where there is none."""

@@ -25,7 +25,7 @@ from rlloop.preflight import on_cluster
 from rlloop.recipes.sweep_outcome import last_line
 
 POLL_S = 1.0
-END_TIMEOUT_S = 300.0  # from SIGTERM until a run has checkpointed
+NOT_STARTED = "not started"
 TUNE_OUTPUT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}  # with verbose=0: silence
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -42,13 +42,18 @@ class Process:
 
 
 class TrialProcess(tune.Trainable):
-    """setup starts the process, each step waits a little for it, cleanup ends it so that it checkpoints."""
+    """setup starts the process, each step waits a little for it and, once `stop` is there, sends it one SIGTERM."""
 
-    def setup(self, config: dict[str, Any], environment: Mapping[str, str], processes: Sequence[Process]) -> None:
+    def setup(
+        self, config: dict[str, Any], environment: Mapping[str, str], processes: Sequence[Process], stop: str
+    ) -> None:
         wanted, own = processes[config["index"]], dict(environment)
         if wanted.gpus and not on_cluster(environment):
             own["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # those that Tune gave this trial
-        self.log = Path(wanted.log)
+        self.log, self.stop, self.is_told = Path(wanted.log), Path(stop), False
+        self.process = None
+        if self.stop.exists():
+            return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             # A session of its own: a terminal's Ctrl-C would reach it beside the SIGTERM, and a second signal kills.
@@ -58,6 +63,11 @@ class TrialProcess(tune.Trainable):
             )  # fmt: skip
 
     def step(self) -> dict[str, Any]:
+        if self.process is None:
+            return {"status": NOT_STARTED, "line": "", "done": True}
+        if self.stop.exists() and not self.is_told:
+            self.is_told = True
+            self.process.terminate()
         try:
             status = self.process.wait(POLL_S)
         except subprocess.TimeoutExpired:
@@ -68,38 +78,61 @@ class TrialProcess(tune.Trainable):
         return {}  # the run directory is the checkpoint
 
     def cleanup(self) -> None:
-        if self.process.poll() is None:
+        if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            try:
-                self.process.wait(END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+            self.process.wait()  # Tune ends this wait after some seconds: only what goes wrong comes here
 
 
 class Watcher(tune.Callback):
-    """Passes on what happens: ("started" | "running" | "ended" | "lost", index of the process, status or line)."""
+    """Passes on what happens, index of the process, and its line or status.
 
-    def __init__(self, notice: Callable[[str, int, Any], None]) -> None:
-        self.notice = notice
+    What: started -> running* -> stopping* -> ended | lost.
+
+    It owns the signals while Tune runs: Tune itself would give a trial ten seconds to end (0012-sweeps.md). The first
+    SIGINT or SIGTERM leaves the file `stop`, which the trials heed; when none runs, Tune ends. The second ends at once.
+    """
+
+    def __init__(self, notice: Callable[[str, int, Any], None], stop: Path) -> None:
+        self.notice, self.stop = notice, stop
         self.ended: set[int] = set()
+        self.running: set[int] = set()
 
     def __getstate__(self) -> dict:
         return {}  # Tune keeps a copy of its callbacks on disk, which nobody reads here
 
+    def setup(self, *args, **info) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame) -> None:
+        if self.stop.exists():
+            raise KeyboardInterrupt
+        self.stop.touch()
+
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
-        self.notice("started", trial.config["index"], None)
+        self.running.add(trial.config["index"])
+        if not self.stop.exists():
+            self.notice("started", trial.config["index"], None)
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-        index = trial.config["index"]
-        if result["status"] is None:
-            self.notice("running", index, result["line"])
-        elif index not in self.ended:
+        index, status = trial.config["index"], result["status"]
+        if status is None:
+            self.notice("stopping" if self.stop.exists() else "running", index, result["line"])
+            return
+        if status != NOT_STARTED and index not in self.ended:
             self.ended.add(index)
-            self.notice("ended", index, result["status"])
+            self.notice("ended", index, status)
+        self._left(index)
+
+    def _left(self, index: int) -> None:
+        self.running.discard(index)
+        if self.stop.exists() and not self.running:
+            os.kill(os.getpid(), signal.SIGUSR1)  # by which Tune ends and starts no more
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         self.ended.add(trial.config["index"])
         self.notice("lost", trial.config["index"], "the process that watched it died")
+        self._left(trial.config["index"])
 
 
 def run_processes(
@@ -107,7 +140,7 @@ def run_processes(
 ) -> bool:
     """Runs all, `parallel` at once where the CPUs and GPUs suffice; returns whether all came to an end.
 
-    SIGINT or SIGTERM sends SIGTERM to those that run, waits for them, and starts no more.
+    SIGINT or SIGTERM sends one SIGTERM to those that run, waits for them however long they take, and starts no more.
 
     Args:
         folder: for a temporary one in which Tune keeps its own files.
@@ -120,14 +153,15 @@ def run_processes(
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     os.environ.update(TUNE_OUTPUT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    watcher = Watcher(notice)
     start_ray()
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # Tune heeds SIGINT
     try:
         refuse_too_many(processes, parallel, environment)
         joins_cluster = on_cluster(environment)
-        trainable = tune.with_parameters(TrialProcess, environment=environment, processes=list(processes))
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tune-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".tune-") as scratch:
+            watcher = Watcher(notice, Path(scratch) / "stop")
+            trainable = tune.with_parameters(
+                TrialProcess, environment=environment, processes=list(processes), stop=str(watcher.stop)
+            )
             tune.Tuner(
                 tune.with_resources(trainable, lambda trial: needs(processes[trial["index"]], joins_cluster)),
                 param_space={"index": tune.grid_search(list(range(len(processes))))},
