@@ -97,22 +97,17 @@ def store_corpus(run_dir: Path, config: Config) -> None:
     """Keeps which corpus the run reads; makes the mini stack's where it is missing. A resumed run must have the same.
 
     Raises:
-        ValueError: it cannot be read, lacks the label of a stage that reads it, or is another than the run began with.
+        ValueError: it cannot be read or trained on, or is another than the run began with.
     """
     if not config.corpus:
         return
 
     from rlloop.data.corpus import open_corpus
+    from rlloop.recipes.corpus_check import check_corpus
 
     folder = corpus_folder(config)
     corpus = open_corpus(folder)
-    for stage in config.stages:
-        reads = any("corpus" in phase.sources for phase in stage.phases)
-        if reads and stage.label_score not in corpus.score_names:
-            raise ValueError(
-                f"stages.{stage.name}.label_score is '{stage.label_score}', the corpus {folder} has the scores "
-                f"{list(corpus.score_names)}; name one of them"
-            )
+    check_corpus(config, corpus)
     found = {"path": str(folder.resolve()), "identity": corpus_identity(folder), "rows": len(corpus)}
     path = run_dir / CORPUS_FILE
     if not path.exists():
