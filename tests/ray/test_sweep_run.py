@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from rlloop.loop import records as r
 from tests.ray import runs
 
 pytestmark = pytest.mark.ray
@@ -72,11 +71,7 @@ def test_two_settings_by_two_seeds_with_a_failing_one_a_stop_and_a_resume(tmp_pa
     command += ["--seeds", "2", "--out", str(out)]
     process = start(command, output)
 
-    def second_has_begun():
-        found = list(out.glob("*/seed1/journal/journal.log"))
-        return bool(found) and runs.count(runs.records(found[0].parents[1]), r.Buffered) > 0
-
-    until(second_has_begun, process, output)
+    until(lambda: any(out.glob("*/seed1/journal/journal.log")), process, output)
     process.send_signal(signal.SIGTERM)
     assert process.wait(runs.DEADLINE_S) == 130, output.read_text()
     first, second, *others = [json.loads(p.read_text()) for p in sorted(out.glob("*/seed*/summary.json"))]
