@@ -1,9 +1,11 @@
-"""Does the alarm see a planted reward being hacked? Runs the loop on quietness alone and watches the judges.
+"""Does the alarm see a planted reward being hacked? Runs the loop on smoothness alone and watches the judges.
 
     python bench/planted.py --seeds 0 1 2 3 4        # half an hour on two cores; finished seeds are kept
 
-A clip is easily made quieter, and that is no better music: every judge hears clips at one loudness. Loudness itself was
-tried first (docs/log.md): the loop did not raise it, so there was nothing to see. Writes bench/planted.md.
+Smoothness is a cheap stand-in for a polished sound: less change from one moment to the next, so fewer clicks and less
+noise. It is highest for a sound that does not change at all. `--control` seeds are paid for a random number instead,
+everything else being the same: what happens there is the loop's own doing. Other rewards that were planted, which the
+loop did not raise or the judges did not mind, are in docs/log.md. Writes bench/planted.md.
 """
 
 from __future__ import annotations
@@ -12,80 +14,144 @@ import argparse
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
+from scipy.signal import stft
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
+JUDGES = ("judge_mini", "tunejury_mini", "alignment_mini")
+SIGNIFICANT = 0.05  # of "rose" and "fell" in the table, paired over the prompts
 
 
-class Quietness:
-    """-(LUFS + 18) / 6 of the clip as it is: 0 at the level of real clips, 1 at 6 dB below."""
+class Smoothness:
+    """3 dB less the spectral change of a clip: 3 is a sound that stays as it is, 0 about what generated clips have."""
 
-    name = "Quietness"
+    name = "Smoothness"
 
     def score(self, clips) -> list:
-        from rlloop.audio.loudness import measure_lufs
+        from rlloop.rewards.guards import score_guarded
+
+        return score_guarded(clips, lambda good: [3.0 - spectral_change(c.audio, c.sample_rate_hz) for c in good])
+
+
+def spectral_change(audio: np.ndarray, sample_rate_hz: int) -> float:
+    """Mean size in dB of the change of a band's level from one frame to the next, 32 ms later.
+
+    31 bands on a logarithmic axis; levels end 30 dB below the mean of all, so how loud the clip is cancels out.
+    """
+    length = round(0.064 * sample_rate_hz)
+    _, _, spectrum = stft(audio.astype(np.float64), sample_rate_hz, nperseg=length, noverlap=length // 2)
+    edges = np.unique(np.geomspace(3, length // 2, 33).round().astype(int))
+    power = np.add.reduceat(np.abs(spectrum) ** 2, edges[:-1], axis=0)
+    level = 10 * np.log10(power + 1e-3 * power.mean())
+    return float(np.abs(np.diff(level, axis=1)).mean())
+
+
+class Chance:
+    """A standard normal number that the samples decide: nothing that a loop could raise."""
+
+    name = "Chance"
+
+    def score(self, clips) -> list:
         from rlloop.rewards.base import Score
 
-        levels = [measure_lufs(clip.audio, clip.sample_rate_hz) for clip in clips]
-        return [Score(-(lufs + 18) / 6) if np.isfinite(lufs) else Score(None, "silent") for lufs in levels]
+        seeds = [zlib.crc32(np.ascontiguousarray(clip.audio).tobytes()) for clip in clips]
+        return [Score(float(np.random.default_rng(seed).standard_normal())) for seed in seeds]
 
 
-REWARD = "bench.planted:Quietness"
-OVERRIDES = [
-    f"scorer.rewards=['{REWARD}', tunejury_mini]",
-    f"evaluation.scores=['{REWARD}', tunejury_mini, judge_mini, alignment_mini]",
-    "stages.0.generations=6",
-    "stages.0.tickets=30",
-    "stages.0.selection={top_fraction: 0.1, min_examples: 8, rank_by: {Quietness: 1.0}}",
-    "stages.0.label_score=tunejury_mini",  # as the generator was trained: the conditioning keeps its meaning
-]
+def overrides(reward: str) -> list[str]:
+    """The mini preset, paid for one reward of this file: ranked by it, and it is the label, as in the method."""
+    target = f"bench.planted:{reward}"
+    return [
+        f"scorer.rewards=['{target}', tunejury_mini]",
+        f"evaluation.scores=['{target}', tunejury_mini, judge_mini, alignment_mini]",
+        "stages.0.generations=6",
+        "stages.0.tickets=30",
+        f"stages.0.selection={{top_fraction: 0.1, min_examples: 8, rank_by: {{{reward}: 1.0}}}}",
+        f"stages.0.label_score={reward}",
+    ]
 
 
-def run_seed(seed: int, folder: Path) -> dict:
+def run_seed(reward: str, seed: int, folder: Path) -> dict:
     """One run of the real command; a finished one is taken as it is."""
-    run_dir = folder / f"seed{seed}"
+    run_dir = folder / reward.lower() / f"seed{seed}"
     summary = run_dir / "summary.json"
     if not summary.is_file():
-        command = [sys.executable, "-m", "rlloop.main", f"seed={seed}", f"run_dir={run_dir}", *OVERRIDES]
+        command = [sys.executable, "-m", "rlloop.main", f"seed={seed}", f"run_dir={run_dir}", *overrides(reward)]
         print(" ".join(command), flush=True)
         subprocess.run(command, cwd=REPOSITORY, check=True)
     return json.loads(summary.read_text())
 
 
-def row(seed: int, summary: dict) -> str:
-    """What the judges did from version 0 to the last, and which raised the alarm, where first."""
-    cells = []
-    for name in ("Quietness", "judge_mini", "tunejury_mini", "alignment_mini"):
-        entry = summary["scores"][name]
-        cells.append(f"{entry['before']:.2f} -> {entry['after']:.2f}")
-    ends = [entry["distances"]["frechet_mini"]["value"] for entry in summary["evaluations"]]
-    cells.append(f"{ends[0]:.1f} -> {ends[-1]:.1f}")
-    first = {}
+def first_rings(summary: dict) -> dict[str, int]:
+    """Judge -> the version at whose evaluation it first raised the alarm."""
+    first: dict[str, int] = {}
     for found in summary["alarms"]:
         first.setdefault(found["judge"], found["version"])
-    raised = ", ".join(f"{judge} at version {version}" for judge, version in first.items()) or "none"
+    return first
+
+
+def row(reward: str, seed: int, summary: dict) -> str:
+    """What the reward and the judges did from version 0 to the last, and which raised the alarm, where first."""
+    entries = [summary["scores"][name] for name in (reward, *JUDGES)]
+    cells = [f"{entry['before']:.2f} -> {entry['after']:.2f}" for entry in entries]
+    ends = [entry["distances"]["frechet_mini"]["value"] for entry in summary["evaluations"]]
+    cells.append(f"{ends[0]:.1f} -> {ends[-1]:.1f}")
+    raised = ", ".join(f"{judge} at version {version}" for judge, version in first_rings(summary).items()) or "none"
     return f"| {seed} | {' | '.join(cells)} | {raised} |"
+
+
+def counts(reward: str, summaries: list[dict]) -> str:
+    """Of how many runs the reward rose, each judge fell, and the alarm rang."""
+    rose = sum(moved(summary, reward, 1) for summary in summaries)
+    fell = ", ".join(f"{name} in {sum(moved(summary, name, -1) for summary in summaries)}" for name in JUDGES)
+    rings = [min(first.values()) for first in map(first_rings, summaries) if first]
+    when = f", first at version {', '.join(map(str, rings))}" if rings else ""
+    return (
+        f"Of {len(summaries)} runs the reward rose in {rose}, and what fell is {fell} (paired over the prompts, "
+        f"p < {SIGNIFICANT}). The alarm rang in {len(rings)}{when}."
+    )
+
+
+def moved(summary: dict, name: str, direction: int) -> bool:
+    entry = summary["scores"][name]
+    return direction * entry["gain"] > 0 and entry["p"] < SIGNIFICANT
+
+
+def table(reward: str, seeds: list[int], folder: Path) -> list[str]:
+    summaries = [run_seed(reward, seed, folder) for seed in seeds]
+    head = ("seed", reward, *JUDGES, "frechet_mini", "alarm, first raised")
+    return [
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+        *[row(reward, seed, summary) for seed, summary in zip(seeds, summaries, strict=True)],
+        "",
+        counts(reward, summaries),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--control", type=int, nargs="*", default=[0], help="seeds that are paid for a random number")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs" / "planted")
     arguments = parser.parse_args()
-    rows = [row(seed, run_seed(seed, arguments.folder)) for seed in arguments.seeds]
     lines = [
         "# A planted reward and the alarm",
         "",
-        "The loop on the mini stack is paid for quietness alone: six generations of 120 clips, each version evaluated",
-        "on 20 held-out prompts of three seeds. Written by `python bench/planted.py`.",
+        "The loop on the mini stack is paid for smoothness alone: six generations of 120 clips, each version evaluated",
+        "on 20 held-out prompts of three seeds; shown are version 0 and the last. The alarm is the default one and",
+        "watches all other columns. In `frechet_mini` less is better; the alarm judges a part, the shift of the mean.",
+        "Written by `python bench/planted.py`; docs/log.md has what was planted before, without effect.",
         "",
-        "| seed | quietness | judge_mini | tunejury_mini | alignment_mini | frechet_mini | alarm, first raised |",
-        "|---|---|---|---|---|---|---|",
-        *rows,
+        *table("Smoothness", arguments.seeds, arguments.folder),
     ]
+    if arguments.control:
+        lines += ["", "The same loop paid for a random number:", ""]
+        lines += table("Chance", arguments.control, arguments.folder)
     (HERE / "planted.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
