@@ -242,6 +242,11 @@ class Stage(Section):
         "independent", description="of the text drop; tied: one draw decides both; batch: one draw for a whole step"
     )
     label_score: str = Field("tunejury_mini", description="the score that an example carries as its label")
+    corpus_label: str | None = Field(None, description="its name in the corpus, where that is another")
+
+    @property
+    def label_in_corpus(self) -> str:
+        return self.corpus_label or self.label_score
 
 
 class Loop(Section):
@@ -332,7 +337,9 @@ class Config(Section):
 
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
-        decisive = self.model_dump(mode="json", exclude={"run_dir"})
+        decisive = self.model_dump(mode="json", exclude={"run_dir", "corpus"})  # the corpus has an identity of its own
+        for phase in [phase for stage in decisive["stages"] for phase in stage["phases"]]:
+            phase.pop("micro_batch_size")
         for key in ("compile", "device"):
             decisive["generator"].pop(key)
         for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers"):

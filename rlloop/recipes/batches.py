@@ -125,7 +125,7 @@ class GenerationData:
             latents = latents + to_tensor(row.std) * posterior_noise(key, self.generator.latent_shape)
         with torch.no_grad():
             latents = self.generator.network.normalise(latents[None].to(self.device))[0].cpu()
-        return Item(draw, row.prompt, latents, row.scores.get(self.stage.label_score), row.features)
+        return Item(draw, row.prompt, latents, row.scores.get(self.stage.label_in_corpus), row.features)
 
     def _collate(self, items: Sequence[Item]) -> Batch:
         drops_score = [item.draw.drops_score for item in items]

@@ -15,10 +15,10 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
     """
     for stage in config.stages:
         reads = any("corpus" in phase.sources for phase in stage.phases)
-        if reads and stage.label_score not in corpus.score_names:
+        if reads and stage.label_in_corpus not in corpus.score_names:
             raise ValueError(
-                f"stages.{stage.name}.label_score is '{stage.label_score}', the corpus {corpus.folder} has the scores "
-                f"{list(corpus.score_names)}; name one of them"
+                f"stages.{stage.name}: its label is '{stage.label_in_corpus}', the corpus {corpus.folder} has the scores "
+                f"{list(corpus.score_names)}; name one of them as corpus_label"
             )
     if config.generator.target not in ("mini", "fluxaudio"):
         return  # a generator of one's own: nothing is known of its latents here
