@@ -33,12 +33,20 @@ class Averages:
         if state is not None:
             self.ema.load(state)
 
-    def update(self, network: nn.Module, step: int, is_last: bool) -> None:
-        """After update `step` of the stage, from 1. Stores every track every `ema_every` updates, and at the end."""
+    def update(self, network: nn.Module, step: int) -> None:
+        """After update `step` of the stage, from 1. Stores every track every `ema_every` updates."""
         self.ema.update(network.state_dict(), step)
-        if is_last or step % self.settings.ema_every == 0:
-            for sigma, arrays in self.ema.snapshots():
-                checkpoints.write_arrays(snapshot_path(self.run_dir, self.stage, sigma, step), arrays)
+        if step % self.settings.ema_every == 0:
+            self._store()
+
+    def finish(self) -> None:
+        """The stage ends: its last update is stored, whatever `ema_every` is."""
+        if self.ema.step % self.settings.ema_every:
+            self._store()
+
+    def _store(self) -> None:
+        for sigma, arrays in self.ema.snapshots():
+            checkpoints.write_arrays(snapshot_path(self.run_dir, self.stage, sigma, self.ema.step), arrays)
 
     def save(self, folder: Path) -> None:
         """Its part of a checkpoint."""

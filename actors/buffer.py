@@ -11,12 +11,11 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from dataclasses import replace
 from pathlib import Path
 
 from actors.session import Session
 from rlloop.algorithms.base import load_algorithm
-from rlloop.data.rollouts import Row, ScoredTicket, read_rows, rollout_path, write_rollouts
+from rlloop.data.rollouts import ScoredTicket, rollout_path, write_rollouts
 from rlloop.loop import gate
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
@@ -137,8 +136,8 @@ class Buffer:
 
     # ---- the trainer's side
 
-    def selection(self, k: int) -> tuple[str, list[Row] | str]:
-        """A pure read: ('rows', rows) | ('skip', why) | ('wait', '') | ('stop', why)."""
+    def selection(self, k: int) -> tuple[str, r.Selected | str]:
+        """A pure read: ('rows', what is selected) | ('skip', why) | ('wait', '') | ('stop', why)."""
         if self.stop_reason:
             return "stop", self.stop_reason
         selected = self.ledger.selections.get(k)
@@ -148,18 +147,7 @@ class Buffer:
             return "stop", selected.stopped
         if selected.skipped:
             return "skip", selected.skipped
-        label = self.ledger.plan.stage_of(k).label_score
-        by_ticket: dict[int, dict[int, str]] = {}
-        for ticket, clip, role in selected.examples:
-            by_ticket.setdefault(ticket, {})[clip] = role
-        rows = [
-            x for t, clips in by_ticket.items() for x in read_rows(rollout_path(self.session.path, t), clips, label)
-        ]
-        order = {(t, c): n for n, (t, c, _) in enumerate(selected.examples)}
-        rows.sort(key=lambda row: order[row.ticket, row.clip])
-        if selected.advantages:
-            rows = [replace(row, advantage=a) for row, a in zip(rows, selected.advantages, strict=True)]
-        return "rows", rows
+        return "rows", selected
 
     def published(self, version: int) -> None:
         """Version k+1 is in the store: the gate may move on."""

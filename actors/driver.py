@@ -86,13 +86,16 @@ def run(config: Config, run_dir: str) -> int:
 def _prepare(path: Path, config: Config, view: LiveView) -> Session:
     """Everything before the actors: configuration, version 0, epoch, Ray."""
     view.phase("checking the run directory")
-    startup.store_config(path, config)
-    startup.store_prompts(path, config)
+    startup.refuse_other_config(path, config)
     if config.corpus:
         view.phase("opening the corpus")
-        startup.store_corpus(path, config)
+    corpus = startup.find_corpus(path, config)
     view.phase("writing version 0")
-    startup.write_version_zero(path, config)
+    arrays = startup.version_zero(path, config)
+    startup.store_prompts(path, config)  # from here on nothing is refused, so nothing that was refused leaves traces
+    startup.store_corpus(path, corpus)
+    startup.write_version_zero(path, config, arrays)
+    startup.store_config(path, config)
     session = Session(str(path), startup.take_epoch(path))
     view.phase("starting Ray")
     startup.start_ray()

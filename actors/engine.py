@@ -9,8 +9,11 @@ from rlloop.config import Config
 
 def engine_config(config: Config) -> dict[str, Any]:
     """DeepSpeed's configuration. Batch sizes are placeholders: the loop forms its own batches."""
-    trainer = config.trainer
+    trainer, autocast = config.trainer, {}
+    if trainer.precision == "bfloat16":  # without its own switch DeepSpeed turns a surrounding autocast off on CUDA
+        autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}  # gradients stay float32
     return {
+        **({"torch_autocast": autocast} if autocast else {}),
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "optimizer": {

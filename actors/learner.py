@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlloop.algorithms.base import Algorithm, Batch, loss_and_metrics
 from rlloop.recipes.batches import GenerationData
+
+T = TypeVar("T")
+
+
+def ahead(make: Callable[[int], T], numbers: range) -> Iterator[tuple[int, T]]:
+    """(n, make(n)) for each number; the next is made in a thread while the caller works with this one."""
+    with ThreadPoolExecutor(1, "batches") as maker:
+        coming = maker.submit(make, numbers[0]) if numbers else None
+        for place, number in enumerate(numbers):
+            now, last = coming, place + 1 == len(numbers)
+            coming = None if last else maker.submit(make, numbers[place + 1])
+            yield number, now.result()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
@@ -50,8 +52,8 @@ def lock_run_dir(run_dir: Path):
     return file
 
 
-def store_config(run_dir: Path, config: Config) -> None:
-    """Writes the resolved configuration on the first start; later ones must have the same digest.
+def refuse_other_config(run_dir: Path, config: Config) -> None:
+    """A run directory holds one run: its configuration must have the digest of the first start.
 
     Raises:
         ValueError: the directory holds a run of another configuration; names the first key that differs.
@@ -68,7 +70,11 @@ def store_config(run_dir: Path, config: Config) -> None:
                 f"run directory {run_dir} holds a run with {key}={old}, this one has {key}={new}; "
                 "choose another run_dir=PATH, or use the same settings to resume"
             )
-    _write_json(path, config.model_dump(mode="json"))
+
+
+def store_config(run_dir: Path, config: Config) -> None:
+    """Keeps the resolved configuration, where every actor reads it. Last of all: what was refused leaves no run."""
+    _write_json(run_dir / CONFIG_FILE, config.model_dump(mode="json"))
 
 
 def store_prompts(run_dir: Path, config: Config) -> None:
@@ -93,39 +99,36 @@ def store_prompts(run_dir: Path, config: Config) -> None:
             )
 
 
-def store_corpus(run_dir: Path, config: Config) -> None:
-    """Keeps which corpus the run reads; makes the mini stack's where it is missing. A resumed run must have the same.
+def find_corpus(run_dir: Path, config: Config) -> dict[str, Any] | None:
+    """Which corpus the run reads; the mini stack's is made where it is missing. Writes nothing into the run.
 
     Raises:
         ValueError: it cannot be read or trained on, or is another than the run began with.
     """
     if not config.corpus:
-        return
-
+        return None
     from rlloop.data.corpus import open_corpus
     from rlloop.recipes.corpus_check import check_corpus
 
     folder = corpus_folder(config)
     corpus = open_corpus(folder)
     check_corpus(config, corpus)
-    found = {"path": str(folder.resolve()), "identity": corpus_identity(folder), "rows": len(corpus)}
+    identity = f"{checkpoints.file_checksum(corpus.table):08x}"
+    found = {"path": str(folder.resolve()), "identity": identity, "rows": len(corpus)}
     path = run_dir / CORPUS_FILE
-    if not path.exists():
-        _write_json(path, found)
-        return
-    kept = json.loads(path.read_text())
-    if (kept["identity"], kept["rows"]) != (found["identity"], found["rows"]):
+    kept = json.loads(path.read_text()) if path.exists() else found
+    if (kept["identity"], kept["rows"]) != (identity, len(corpus)):
         raise ValueError(
-            f"corpus {folder} with {found['rows']} rows is another than the one of {kept['rows']} rows that {run_dir} "
+            f"corpus {folder} with {len(corpus)} rows is another than the one of {kept['rows']} rows that {run_dir} "
             "began with; give that one, or choose another run_dir=PATH"
         )
-    _write_json(path, found)  # the same rows may lie elsewhere now
+    return found
 
 
-def corpus_identity(folder: Path) -> str:
-    """Changes with the rows: the checksum of the file that lists them."""
-    lists = [folder / "corpus.json", folder / "npz.tsv"]
-    return f"{checkpoints.file_checksum(next(path for path in lists if path.is_file())):08x}"
+def store_corpus(run_dir: Path, found: dict[str, Any] | None) -> None:
+    """Keeps which corpus the run reads; the same rows may lie elsewhere in a later start."""
+    if found is not None:
+        _write_json(run_dir / CORPUS_FILE, found)
 
 
 def corpus_folder(config: Config) -> Path:
@@ -184,17 +187,18 @@ def take_epoch(run_dir: Path) -> int:
     return epoch
 
 
-def write_version_zero(run_dir: Path, config: Config) -> None:
-    """Writes the shipped weights as a marked checkpoint, unless it is there.
+def version_zero(run_dir: Path, config: Config) -> dict[str, np.ndarray] | None:
+    """The weights that a run begins with; None where it has begun. Writes nothing.
 
     Raises:
-        ValueError: a checkpoint of a version exists but none is valid: nothing is overwritten.
+        ValueError: a checkpoint of a version exists but none is valid: nothing is overwritten; or a stage asks for a
+            score variant that the network cannot go over to.
     """
     from rlloop.recipes.build import build_generator
     from rlloop.recipes.sampler import network_arrays
 
     if checkpoints.newest(run_dir, config.digest(), generations_only=True):
-        return
+        return None
     marked = sorted((run_dir / "checkpoints").glob(f"v*-s000000/{checkpoints.MARKER}"))
     if marked:
         raise ValueError(
@@ -203,7 +207,13 @@ def write_version_zero(run_dir: Path, config: Config) -> None:
         )
     network = build_generator(config).network
     check_network(config, network)
-    arrays = network_arrays(network)
+    return network_arrays(network)
+
+
+def write_version_zero(run_dir: Path, config: Config, arrays: dict[str, np.ndarray] | None) -> None:
+    """Writes the first weights as a marked checkpoint, unless it is there."""
+    if arrays is None:
+        return
     path = checkpoints.folder(run_dir, 0)
     checkpoints.write_arrays(path / checkpoints.WEIGHTS, arrays)
     checkpoints.write_marker(

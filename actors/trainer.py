@@ -10,7 +10,8 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,15 @@ from safetensors import SafetensorError
 
 from actors.ranks import Ranks
 from actors.session import Session
-from rlloop.config import Phase, Stage
-from rlloop.data.rollouts import Row
+from rlloop.config import Stage
+from rlloop.data.rollouts import Row, read_selected
 from rlloop.loop import checkpoints
+from rlloop.loop.records import Selected
 from rlloop.loop.snapshot import TrainPoint
 
 if TYPE_CHECKING:
     from actors.learner import Learner
+    from rlloop.algorithms.base import Batch
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -60,6 +63,7 @@ class Worker:
         self.generator = build_generator(self.config)
         self.own_variant = network_variant(self.generator.network)
         self.stream, self.reference, self.averages = None, None, None
+        self.problem = ""  # what rank 0 met outside of a collective: it ends the run at the next step
         self.digest = self.config.digest()
         self.stop_answer = None
         self.restored = self._restore()
@@ -83,31 +87,37 @@ class Worker:
         from actors.sharded_state import reset_rank_state
         from rlloop.recipes.sampler import set_variant
 
-        kind, rows = self._ask(k)
+        kind, selected = self._ask(k)
         set_variant(self.generator.network, self.plan.variant_of(k + 1) or self.own_variant)
         if k > 0 and first_step == 0 and self.plan.stage_start(k) == k:
             reset_rank_state(self.engine)
         if kind == "rows" and self.plan.steps_of(k):
-            self._train(k, rows, first_step)
+            self._train(k, selected, first_step)
+        if self.averages and self._ends_stage(k):
+            self._keep_averages(self.averages.finish)
         self._report(f"checkpointing version {k + 1}", [])
         self._checkpoint(k + 1, 0)
         self._publish(k + 1)
 
-    def _train(self, k: int, rows: Sequence[Row], first_step: int) -> None:
+    def _ends_stage(self, k: int) -> bool:
+        return k + 1 == self.plan.num_versions or self.plan.stage_start(k + 1) == k + 1
+
+    def _train(self, k: int, selected: Selected, first_step: int) -> None:
+        from actors.learner import ahead
+
         stage = self.plan.stage_of(k)
-        learner = self._learner(k, stage, rows)
+        learner = self._learner(k, stage, selected)
         self._begin_averages(stage)
         before = self.plan.steps_before(k) - self.plan.steps_before(self.plan.stage_start(k))
-        is_last_generation = k + 1 == self.plan.num_versions or self.plan.stage_start(k + 1) == k + 1
         phases = [(phase, n) for phase in stage.phases for n in range(phase.updates)]
-        for step, (phase, phase_step) in enumerate(phases):
-            if step < first_step:
-                continue
-            point = self._step(learner, step, phase, phase_step)
+
+        def make(step: int) -> list[Batch]:
+            return learner.data.micro_batches(step, phases[step][0], self.rank, self.world)
+
+        for step, parts in ahead(make, range(first_step, len(phases))):
+            point = self._step(learner, parts, step, phases[step][0].rate(phases[step][1]))
             if self.averages:
-                self.averages.update(
-                    self.engine.module, before + step + 1, is_last_generation and step + 1 == len(phases)
-                )
+                self._keep_averages(partial(self.averages.update, self.engine.module, before + step + 1))
             reason = self._should_stop(k, point)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
                 self._abort(
@@ -122,17 +132,16 @@ class Worker:
             if reason:
                 raise Stopped(reason)
 
-    def _step(self, learner: Learner, step: int, phase: Phase, phase_step: int) -> TrainPoint:
+    def _step(self, learner: Learner, batches: Sequence[Batch], step: int, rate: float) -> TrainPoint:
         began = time.monotonic()
-        batches = learner.data.micro_batches(step, phase, self.rank, self.world)
-        values = learner.update(self.engine, batches, phase.rate(phase_step))
+        values = learner.update(self.engine, batches, rate)
         means = self.ranks.means(values)
         norm = self.engine.get_global_grad_norm()
         return TrainPoint(
             step=self.plan.steps_before(learner.data.k) + step + 1,
             generation=learner.data.k,
             loss=means.pop("loss"),
-            learning_rate=phase.rate(phase_step),
+            learning_rate=rate,
             grad_norm=float(norm or 0.0),
             seconds=time.monotonic() - began,
             time=time.time(),
@@ -149,29 +158,37 @@ class Worker:
             return
         if self.averages is None:
             self.averages = Averages(self.session.path, self.config.trainer)
-        state, self.restored_averages = self.restored_averages, None
-        self.averages.begin(stage.name, state)
+        (name, state), self.restored_averages = self.restored_averages or ("", None), None
+        self.averages.begin(stage.name, state if name == stage.name else None)
 
-    def _learner(self, k: int, stage: Stage, rows: Sequence[Row]) -> Learner:
+    def _keep_averages(self, keep: Callable[[], None]) -> None:
+        """A full disk ends the run at the next step: raised here, it would leave the other ranks waiting."""
+        try:
+            keep()
+        except (OSError, SafetensorError) as error:
+            self.problem = f"{self.session.path / 'ema'}: cannot write averages ({error}); free space and repeat"
+
+    def _learner(self, k: int, stage: Stage, selected: Selected) -> Learner:
         from actors.learner import Learner
         from rlloop.algorithms.base import load_algorithm
         from rlloop.recipes.batches import GenerationData, units
 
         algorithm = load_algorithm(stage.algorithm, stage.options)
-        sources = {name: units(found, algorithm.takes_pairs) for name, found in self._sources(k, rows).items()}
+        sources = {name: units(found, algorithm.takes_pairs) for name, found in self._sources(k, selected).items()}
         data = GenerationData(self.config, self.plan, k, self.generator, sources, self._stream(k), self.device)
-        reference = self._reference(k) if algorithm.needs_reference else None
+        self.reference = self._reference(k) if algorithm.needs_reference else None
+        reference = self.reference and self.reference[1]
         return Learner(algorithm, data, reference, self.config.trainer.precision)
 
-    def _sources(self, k: int, rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
-        """Rows of every selection that a phase of generation k reads."""
-        sources: dict[str, Sequence[Row]] = {"current": rows}
-        names = {name for phase in self.plan.stage_of(k).phases for name in phase.sources}
-        for name in sorted(names - {"current", "corpus"}):
+    def _sources(self, k: int, selected: Selected) -> dict[str, Sequence[Row]]:
+        """Rows of every selection that a phase of generation k reads, with the label of its stage."""
+        stage, chosen = self.plan.stage_of(k), {"current": selected}
+        for name in sorted({name for phase in stage.phases for name in phase.sources} - {"current", "corpus"}):
             earlier = self.plan.generation_named(name, k)
-            kind, found = self._ask(earlier) if 0 <= earlier < k else ("skip", [])
-            sources[name] = found if kind == "rows" else []
-        return sources
+            kind, found = self._ask(earlier) if 0 <= earlier < k else ("skip", None)
+            chosen[name] = found if kind == "rows" else Selected(earlier, ())
+        path, label = self.session.path, stage.label_score
+        return {name: read_selected(path, one.examples, one.advantages, label) for name, one in chosen.items()}
 
     def _stream(self, k: int):
         """The corpus in this stage's order, where a phase of it reads the corpus."""
@@ -188,17 +205,19 @@ class Worker:
         return self.stream and self.stream[1]
 
     def _reference(self, k: int):
-        """The network as it was when the stage began, frozen; it has no optimizer."""
+        """(version, network) as the stage began, frozen; it has no optimizer."""
         from copy import deepcopy
 
         from rlloop.recipes.sampler import load_arrays
 
         start = self.plan.stage_start(k)
         if self.reference is None or self.reference[0] != start:
+            path = checkpoints.folder(self.session.path, start)
+            checkpoints.read_marker(path)
             network = deepcopy(self.generator.network).eval().requires_grad_(False)
-            load_arrays(network, checkpoints.read_weights(checkpoints.folder(self.session.path, start)))
-            self.reference = start, network.to(self.device)
-        return self.reference[1]
+            load_arrays(network, checkpoints.read_weights(path))
+            return start, network.to(self.device)
+        return self.reference
 
     # ---- answers that every rank shares
 
@@ -229,11 +248,13 @@ class Worker:
         """The stop reason, or ''; rank 0 reports the step and reads the answer to its last report."""
         import ray
 
-        reason = ""
+        reason = self.problem
         if self.rank == 0:
+            if self.problem:
+                self.session.call("trainer", "buffer", "stop", self.problem)
             if self.stop_answer is not None and ray.wait([self.stop_answer], timeout=0)[0]:
                 with contextlib.suppress(ray.exceptions.RayActorError):  # it restarts; the next answer counts
-                    reason = ray.get(self.stop_answer)
+                    reason = reason or ray.get(self.stop_answer)
             self.stop_answer = self._report(f"training generation {k}", [point])
         return self.ranks.broadcast(reason)
 
@@ -261,7 +282,7 @@ class Worker:
         set_variant(self.generator.network, self.plan.variant_of(marker.version) or self.own_variant)
         load_arrays(self.generator.network, checkpoints.read_weights(path))
         self.engine, self.device = build_engine(self.generator.network, self.config)
-        self.restored_averages = self._read_averages(path, marker)
+        self.restored_averages = self._read_averages(path, marker) if self.ranks.is_first else None
         part = path / f"rank{self.rank}.safetensors"
         if marker.world_size == self.world and part.name in marker.files:
             load_rank_state(self.engine, checkpoints.load_file(str(part)))
@@ -271,13 +292,15 @@ class Worker:
             )
         return marker
 
-    def _read_averages(self, path: Path, marker: checkpoints.Marker) -> dict | None:
-        """The averages of a checkpoint inside a stage; a stage that begins with it begins its averages anew."""
+    def _read_averages(self, path: Path, marker: checkpoints.Marker) -> tuple[str, dict] | None:
+        """Stage and averages of a checkpoint inside it; a stage that begins with it begins its averages anew."""
         from actors.averages import STATE
 
         k = marker.version
         is_inside = k < self.plan.num_versions and (marker.step > 0 or self.plan.stage_start(k) < k)
-        return checkpoints.load_file(str(path / STATE)) if is_inside and STATE in marker.files else None
+        if not is_inside or STATE not in marker.files:
+            return None
+        return self.plan.stage_of(k).name, checkpoints.load_file(str(path / STATE))
 
     def _checkpoint(self, version: int, step: int) -> None:
         """Every rank writes its part, then rank 0 the marker."""

@@ -85,6 +85,7 @@ class Corpus(ABC):
     """Rows in shards, a shard in groups of `group_rows` (its last may be smaller); a group is what is read at once."""
 
     folder: Path
+    table: Path  # the file that lists the rows
     spec: CorpusSpec
     shard_rows: np.ndarray  # [S] int64
     group_rows: int

@@ -36,7 +36,8 @@ class ParquetCorpus(Corpus):
     """A folder that CorpusWriter finished."""
 
     def __init__(self, folder: Path):
-        self.folder, path = folder, folder / CORPUS_FILE
+        self.folder, self.table = folder, folder / CORPUS_FILE
+        path = self.table
         found = _read_description(path)
         try:
             self.spec, self.group_rows = CorpusSpec.from_json(found), int(found["group_rows"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,28 @@ def write_rollouts(path: Path, scored: ScoredTicket) -> int:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return path.stat().st_size
+
+
+def read_selected(
+    run_dir: Path, examples: Sequence[tuple[int, int, str]], advantages: Sequence[float], label: str
+) -> list[Row]:
+    """Rows of a selection, in its order.
+
+    Args:
+        examples: (ticket, clip, role), as records.Selected has them.
+        advantages: one an example, or none.
+        label: as `read_rows`.
+    """
+    by_ticket: dict[int, dict[int, str]] = {}
+    for ticket, clip, role in examples:
+        by_ticket.setdefault(ticket, {})[clip] = role
+    found = {
+        (row.ticket, row.clip): row
+        for ticket, clips in by_ticket.items()
+        for row in read_rows(rollout_path(run_dir, ticket), clips, label)
+    }
+    rows = [found[ticket, clip] for ticket, clip, _ in examples]
+    return [replace(row, advantage=a) for row, a in zip(rows, advantages, strict=True)] if advantages else rows
 
 
 def read_rows(path: Path, clips: Mapping[int, str], label: str) -> list[Row]:

@@ -67,8 +67,12 @@ class Plan:
     def examples_before(self, k: int, step: int) -> int:
         """Examples of this stage's updates before update `step` of generation k: where its corpus stream stands."""
         first = self.stage_start(k)
-        sizes = [phase.batch_size for phase in self.stage_of(k).phases for _ in range(phase.updates)]
-        return (k - first) * sum(sizes) + sum(sizes[:step])
+        phases, left = self.stage_of(k).phases, step
+        examples = (k - first) * sum(phase.updates * phase.batch_size for phase in phases)
+        for phase in phases:
+            examples += min(left, phase.updates) * phase.batch_size
+            left -= min(left, phase.updates)
+        return examples
 
     def stage_start(self, k: int) -> int:
         """The first generation of generation k's stage, and so the version that the stage began from."""

@@ -32,7 +32,7 @@ class Stream(Protocol):
 
 
 class Item(NamedTuple):
-    """One example before it is batched. latents, loser: [L, D] float32, normalised."""
+    """One example before it is batched. latents, loser: [L, D] float32, normalised unless `is_raw`."""
 
     draw: Draw
     prompt: str
@@ -42,6 +42,7 @@ class Item(NamedTuple):
     loser: Tensor | None = None
     loser_score: float | None = None
     advantage: float = 0.0
+    is_raw: bool = False
 
 
 def units(rows: Sequence[Row], takes_pairs: bool) -> list[tuple[Row, ...]]:
@@ -119,18 +120,17 @@ class GenerationData:
         return found if loser is None else found._replace(loser=to_tensor(loser.latents), loser_score=loser.score)
 
     def _of_corpus(self, draw: Draw, row: CorpusRow, key: tuple[int, int, int, int]) -> Item:
-        """A sample of the row's posterior, on the network's scale (reference.md section 3)."""
+        """A sample of the row's posterior (reference.md section 3)."""
         latents = to_tensor(row.mean)
         if row.std is not None:
             latents = latents + to_tensor(row.std) * posterior_noise(key, self.generator.latent_shape)
-        with torch.no_grad():
-            latents = self.generator.network.normalise(latents[None].to(self.device))[0].cpu()
-        return Item(draw, row.prompt, latents, row.scores.get(self.stage.label_in_corpus), row.features)
+        label = row.scores.get(self.stage.label_in_corpus)
+        return Item(draw, row.prompt, latents, label, row.features, is_raw=True)
 
     def _collate(self, items: Sequence[Item]) -> Batch:
         drops_score = [item.draw.drops_score for item in items]
         return Batch(
-            latents=self._stack([item.latents for item in items]),
+            latents=self._latents(items),
             noise=self._stack([item.draw.noise for item in items]),
             t=torch.tensor([item.draw.t for item in items], dtype=torch.float32, device=self.device),
             conditions=self._conditions(items),
@@ -141,6 +141,15 @@ class GenerationData:
             else self._labels([item.loser_score for item in items], drops_score),
             advantage=torch.tensor([item.advantage for item in items], dtype=torch.float32, device=self.device),
         )
+
+    def _latents(self, items: Sequence[Item]) -> Tensor:
+        """All on the network's scale: rollouts are, rows of a corpus are not."""
+        latents, is_raw = self._stack([item.latents for item in items]), [item.is_raw for item in items]
+        if any(is_raw):
+            raw = torch.tensor(is_raw, device=self.device)
+            with torch.no_grad():
+                latents[raw] = self.generator.network.normalise(latents[raw])
+        return latents
 
     def _conditions(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Features of the prompts, those of the empty prompt where the text is dropped."""

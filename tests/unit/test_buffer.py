@@ -10,7 +10,8 @@ from actors import startup
 from actors.buffer import Buffer
 from actors.session import Session
 from rlloop.config import load
-from rlloop.data.rollouts import ScoredTicket
+from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter
+from rlloop.data.rollouts import ScoredTicket, read_selected
 from rlloop.loop import gate
 from rlloop.loop.checkpoints import newest
 from tests.ray.runs import FAKE
@@ -44,10 +45,15 @@ def lease_and_commit(buffer, segment, slots):
         assert buffer.commit(scored(granted.ticket, [granted.ticket + c / 10 for c in range(4)]))
 
 
+def rows_of(session, selected):
+    return read_selected(session.path, selected.examples, selected.advantages, "Loudness")
+
+
 def test_a_cohort_is_selected_once_and_its_rows_come_in_order(session):
     buffer = Buffer(session)
     lease_and_commit(buffer, buffer.begin_segment(), range(8))
-    kind, rows = buffer.selection(0)
+    kind, selected = buffer.selection(0)
+    rows = rows_of(session, selected)
     assert kind == "rows" and len(rows) == 8  # a quarter of 32
     assert [(row.ticket, row.clip) for row in rows] == [(7, 3), (7, 2), (7, 1), (7, 0), (6, 3), (6, 2), (6, 1), (6, 0)]
     assert rows[0].score == pytest.approx(7.3) and rows[0].latents.shape == (8, 4)
@@ -106,7 +112,7 @@ def test_missing_scores_are_counted_and_never_selected(session):
     for slot in range(8):
         ticket = buffer.next_ticket(segment, slot).ticket
         buffer.commit(scored(ticket, [None, None, None, -5.0 - ticket]))
-    rows = buffer.selection(0)[1]
+    rows = rows_of(session, buffer.selection(0)[1])
     assert [row.score for row in rows] == [-5.0, -6.0]
     assert buffer.report(0)["failures"]["Loudness: silent"] == 24
 
@@ -138,8 +144,8 @@ def test_a_second_driver_takes_the_next_epoch_and_other_settings_are_refused(ses
     buffer = restart(Buffer(session), startup.take_epoch(tmp_path))
     assert buffer.ledger.epoch == 2
     with pytest.raises(ValueError, match="loop.max_staleness=0, this one has loop.max_staleness=1"):
-        startup.store_config(tmp_path, load(FAKE))
-    startup.store_config(tmp_path, load(FAKE, ["loop.max_staleness=0", "sampler.num_actors=5"]))
+        startup.refuse_other_config(tmp_path, load(FAKE))
+    startup.refuse_other_config(tmp_path, load(FAKE, ["loop.max_staleness=0", "sampler.num_actors=5"]))
 
 
 def test_prompts_that_changed_since_the_run_began_are_refused(tmp_path):
@@ -163,11 +169,37 @@ def test_two_drivers_cannot_hold_one_run_directory(tmp_path):
 
 def test_version_zero_is_written_once_and_a_damaged_one_is_not_overwritten(tmp_path):
     config = load(FAKE)
-    startup.write_version_zero(tmp_path, config)
+    startup.write_version_zero(tmp_path, config, startup.version_zero(tmp_path, config))
     path, marker = newest(tmp_path, config.digest())
     assert (marker.version, marker.step) == (0, 0)
-    startup.write_version_zero(tmp_path, config)
+    assert startup.version_zero(tmp_path, config) is None
     weights = path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-2])
     with pytest.raises(ValueError, match="is no valid checkpoint"):
-        startup.write_version_zero(tmp_path, config)
+        startup.version_zero(tmp_path, config)
+
+
+CROSS_LOAD = "stages=[{name: over, algorithm: cross_load, tickets: 0, phases: [], variant: v2}]"
+
+
+def test_a_network_that_cannot_go_over_to_a_variant_is_refused_and_leaves_nothing(tmp_path):
+    config = load("mini", [CROSS_LOAD.replace("v2", "v3")])
+    with pytest.raises(ValueError, match="stages.over: weights of score variant v1 do not fit v3"):
+        startup.version_zero(tmp_path, config)
+    assert not list(tmp_path.iterdir())
+    assert startup.version_zero(tmp_path, load("mini", [CROSS_LOAD])) is not None
+
+
+def test_a_corpus_is_found_before_anything_is_written_and_must_stay_the_same(tmp_path):
+    run_dir, config = tmp_path / "run", load(FAKE, [f"corpus={tmp_path / 'nowhere'}"])
+    with pytest.raises(ValueError, match="nowhere"):
+        startup.find_corpus(run_dir, config)
+    for name, rows in (("a", 3), ("b", 4)):
+        with CorpusWriter(tmp_path / name, CorpusSpec((8, 4), "", ("Loudness",))) as writer:
+            for n in range(rows):
+                writer.add(CorpusRow(str(n), "a choir", np.zeros((8, 4), np.float32), None, None, {"Loudness": 1.0}))
+    run_dir.mkdir()
+    startup.store_corpus(run_dir, startup.find_corpus(run_dir, load(FAKE, [f"corpus={tmp_path / 'a'}"])))
+    assert startup.find_corpus(run_dir, load(FAKE, [f"corpus={tmp_path / 'a'}"]))["rows"] == 3
+    with pytest.raises(ValueError, match="with 4 rows is another than the one of 3 rows"):
+        startup.find_corpus(run_dir, load(FAKE, [f"corpus={tmp_path / 'b'}"]))

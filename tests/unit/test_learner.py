@@ -1,4 +1,4 @@
-"""Updates through the real DeepSpeed engine: AdamW by hand (reference.md section 7), accumulation, autocast, clipping."""
+"""Updates through the real DeepSpeed engine: AdamW by hand (reference.md section 7), accumulation, autocast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from actors.engine import build_engine
-from actors.learner import Learner
+from actors.learner import Learner, ahead
 from rlloop.algorithms.base import Algorithm, Batch
 from rlloop.config import load
 from tests.ray.runs import FAKE
@@ -100,6 +100,34 @@ def test_parts_of_a_batch_give_the_update_of_the_whole(zero_stage):
         assert float(one["loss"]) == pytest.approx(float(four["loss"]), abs=1e-6)
     assert torch.allclose(network.weight, other.weight, atol=1e-6)
     assert not torch.allclose(network.weight, torch.tensor([1.0, -2.0]), atol=0.1)
+
+
+def test_batches_come_in_order_and_one_ahead():
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return number * number
+
+    found = []
+    for number, value in ahead(make, range(3, 7)):
+        found.append((number, value))
+        assert len(made) <= len(found) + 1
+    assert found == [(3, 9), (4, 16), (5, 25), (6, 36)] and made == [3, 4, 5, 6]
+    assert list(ahead(make, range(0))) == []
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda n: 1 // (n - 1), range(3)))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_bfloat16_is_of_the_forward_pass_also_where_deepspeed_sees_an_autocast_around_it(zero_stage, monkeypatch):
+    """DeepSpeed asks torch about CUDA alone; answered for the device in use, it sees what it would see on a GPU."""
+    engine, network, learner = engine_of("trainer.precision=bfloat16", f"trainer.zero_stage={zero_stage}")
+    asked = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: asked(*(device or ("cpu",))))
+    learner.update(engine, [batch(torch.ones(1, 2)), batch(torch.ones(1, 2))], 0.1)
+    assert network.seen == [torch.bfloat16] * 2 and network.weight.dtype == torch.float32
+    assert all(one.dtype == torch.float32 for one in engine.optimizer.single_partition_of_fp32_groups)
 
 
 def test_bfloat16_is_of_the_forward_pass_and_weights_stay_float32():
