@@ -187,8 +187,8 @@ class Collector:
                 found = None
             if found != digest:
                 raise ValueError(
-                    f"{self.folder} was begun with other captions, audio, generator or rewards; choose another folder, "
-                    "or the command that began it"
+                    f"{self.folder} was begun with others: captions, audio, generator, rewards, clips or seed; choose "
+                    "another folder, or the command that began it"
                 )
             return
         if (self.folder / CORPUS_FILE).exists() or any(self.folder.glob("part-*.parquet")):

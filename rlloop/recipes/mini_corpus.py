@@ -174,7 +174,8 @@ def ensure_mini_corpus(config: Config, clips: int = CLIPS) -> Path:
             if not (folder / CORPUS_FILE).is_file():
                 make_here(folder, config, clips, SEED)
     except OSError as error:
-        raise ValueError(f"{base} cannot be written to: {error.strerror}; RLLOOP_CACHE names another folder") from None
+        said = error.strerror or error
+        raise ValueError(f"{base} cannot be written to: {said}; RLLOOP_CACHE names another folder") from None
     return folder
 
 

@@ -135,7 +135,7 @@ def test_without_a_row_there_is_no_corpus(tmp_path):
 
 def test_another_job_s_folder_is_refused(tmp_path):
     whole(tmp_path / "a")
-    with pytest.raises(ValueError, match="was begun with other captions"):
+    with pytest.raises(ValueError, match="was begun with others"):
         prepare(tmp_path / "a", claim="d")
     (tmp_path / "a" / "prepare.json").unlink()
     with pytest.raises(ValueError, match="did not begin"):

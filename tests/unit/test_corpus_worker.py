@@ -150,7 +150,7 @@ def test_other_captions_or_rewards_are_refused(audio, tmp_path):
     plan(audio, tmp_path).open().__exit__()
     assert json.loads((tmp_path / "failures.jsonl").read_text())["id"] == "no"
     plan(audio, tmp_path, batch=5).open().__exit__()
-    with pytest.raises(ValueError, match="was begun with other captions, audio, generator or rewards"):
+    with pytest.raises(ValueError, match="was begun with others: captions, audio, generator, rewards"):
         plan(audio, tmp_path, rewards=["tests.fakes:Softness"]).open()
 
 
