@@ -171,6 +171,13 @@ class Trainer(Section):
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept beside the stages' first and last")
     max_failures: int = Field(8, ge=0, description="restarts of the worker group before the run ends")
 
+    @model_validator(mode="after")
+    def _check(self) -> Trainer:
+        sigmas = self.ema_sigmas
+        if sigmas and not 1 < len(set(sigmas)) == len(sigmas):
+            raise ValueError(f"ema_sigmas is {sigmas}; expected two or more different widths, or [] for no EMA")
+        return self
+
 
 class Phase(Section):
     """Updates at one learning rate on a mixture of selections."""
@@ -212,7 +219,7 @@ class Selection(Section):
     top_fraction: float = Field(0.1, gt=0, le=1)
     per: Literal["cohort", "prompt"] = Field("cohort", description="rank over the whole cohort or inside each ticket")
     window: int = Field(0, ge=0, description="threshold from the quantile of the last N rollouts; 0: the cohort alone")
-    min_examples: int = Field(1, ge=1)
+    min_examples: int = Field(1, ge=1, description="clips that a cohort has to give at least; a pair is two")
     on_too_few: Literal["stop", "skip"] = "stop"
     rank_by: dict[str, float] = Field(
         default_factory=lambda: {"tunejury_mini": 1.0},
@@ -513,8 +520,13 @@ def phase_problems(config: Config, stage: Stage, phase: Phase, first_generation:
         problems.append(f"sources {phase.sources} need weights >= 0 with a sum above 0")
     found = [source_problem(config, stage, source, first_generation) for source in phase.sources]
     problems += [problem for problem in found if problem]
-    if not problems and not any(w > 0 and is_there(s, first_generation) for s, w in phase.sources.items()):
-        problems.append(f"no source of {phase.sources} exists at generation {first_generation}; add current to them")
+    wanted = [source for source, weight in phase.sources.items() if weight > 0]
+    for k in differing_generations(stage, first_generation):
+        if not problems and not any(s == "corpus" or selection_read(config, s, k) is not None for s in wanted):
+            problems.append(
+                f"no source of {phase.sources} exists at generation {k}; give the stage tickets and add current, or "
+                "name a selection that an earlier generation made"
+            )
     return problems
 
 
@@ -528,18 +540,40 @@ def source_problem(config: Config, stage: Stage, source: str, first_generation: 
     if kind == "stage":
         earlier = [one.name for one in config.stages[: config.stages.index(stage)] if one.tickets]
         return "" if name in earlier else f"source '{source}': no earlier stage with tickets has that name ({earlier})"
-    if source in ("current", "previous") or (kind == "generation" and name.isdigit()):
+    if source not in ("current", "previous") and not (kind == "generation" and name.isdigit()):
+        return f"source '{source}' is none of corpus, current, previous, generation:K, stage:NAME"
+    last = first_generation + stage.generations - 1
+    if any(selection_read(config, source, k) is not None for k in range(first_generation, last + 1)):
         return ""
-    return f"source '{source}' is none of corpus, current, previous, generation:K, stage:NAME"
+    return (
+        f"source '{source}' never exists at generation {first_generation} to {last}, which this stage makes: it names "
+        "no earlier generation with tickets"
+    )
 
 
-def is_there(source: str, first_generation: int) -> bool:
-    """Whether a source has rows in the first generation of a stage."""
-    if source == "previous":
-        return first_generation > 0
-    if source.startswith("generation:"):
-        return int(source.removeprefix("generation:")) < first_generation
-    return True
+def generation_stages(config: Config) -> list[Stage]:
+    """The stage of each generation of the run."""
+    return [stage for stage in config.stages for _ in range(stage.generations)]
+
+
+def differing_generations(stage: Stage, first_generation: int) -> range:
+    """Generations that show all that a stage lacks: from its second on, sources are only added."""
+    return range(first_generation, first_generation + min(2, stage.generations))
+
+
+def selection_read(config: Config, source: str, k: int) -> int | None:
+    """Which generation's selection a source is in generation k, as rlloop.loop.plan.Plan.generation_named has it.
+
+    None: that generation has no tickets or is not there yet, or the source is the corpus.
+    """
+    stages = generation_stages(config)
+    kind, _, name = source.partition(":")
+    if kind == "stage":
+        read = max((number for number, stage in enumerate(stages) if stage.name == name), default=-1)
+    else:
+        read = int(name) if kind == "generation" else {"current": k, "previous": k - 1}.get(source, -1)
+    is_before = 0 <= read < k or source == "current"
+    return read if is_before and stages[read].tickets else None
 
 
 def score_name(reward: str | RewardEntry) -> str:

@@ -73,11 +73,13 @@ class Algorithm(ABC):
     Keyword arguments of its __init__ are what `stages.NAME.options` may set.
 
     takes_pairs: its examples come as winner and loser of a prompt, and batches are of pairs.
+    uses_advantages: its selection gives every example an advantage, and its loss takes no example without.
     needs_reference: its loss is given the network as it was at the stage's start, frozen.
     needs_tickets: it trains on rollouts of its own stage.
     """
 
     takes_pairs: bool = False
+    uses_advantages: bool = False
     needs_reference: bool = False
     needs_tickets: bool = True
 
@@ -98,9 +100,15 @@ class Algorithm(ABC):
 def loss_and_metrics(
     algorithm: Algorithm, predict: Predict, batch: Batch, reference: Predict | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """An algorithm's answer as (loss, metrics), whether it gives metrics or not; metrics carry no gradient."""
+    """An algorithm's answer as (loss, metrics), whether it gives metrics or not; metrics carry no gradient.
+
+    Raises:
+        ValueError: a metric is named 'loss'; it would stand in for the loss in the curves.
+    """
     answer = algorithm.loss(predict, batch, reference) if algorithm.needs_reference else algorithm.loss(predict, batch)
     loss, metrics = answer if isinstance(answer, tuple) else (answer, {})
+    if "loss" in metrics:
+        raise ValueError(f"algorithm {type(algorithm).__name__} gives a metric named 'loss'; give it another name")
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 

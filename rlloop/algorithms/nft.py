@@ -36,6 +36,7 @@ class NFT(Algorithm):
         ValueError: an unknown mode, or a number out of its range.
     """
 
+    uses_advantages = True
     needs_reference = True
 
     def __init__(

@@ -61,19 +61,20 @@ def scored(advantage):
 
 
 @pytest.mark.parametrize(
-    ("name", "pairs", "reference", "tickets"),
+    ("name", "pairs", "advantages", "reference", "tickets"),
     [
-        ("sft", False, False, False),
-        ("expert_iteration", False, False, True),
-        ("crpo", True, True, True),
-        ("nft", False, True, True),
-        ("cross_load", False, False, False),
-        ("tests.unit.test_algorithms:Mine", False, False, True),
+        ("sft", False, False, False, False),
+        ("expert_iteration", False, False, False, True),
+        ("crpo", True, False, True, True),
+        ("nft", False, True, True, True),
+        ("cross_load", False, False, False, False),
+        ("tests.unit.test_algorithms:Mine", False, False, False, True),
     ],
 )
-def test_what_each_asks_of_the_loop(name, pairs, reference, tickets):
+def test_what_each_asks_of_the_loop(name, pairs, advantages, reference, tickets):
     found = load_algorithm(name)
-    assert (found.takes_pairs, found.needs_reference, found.needs_tickets) == (pairs, reference, tickets)
+    assert (found.takes_pairs, found.uses_advantages) == (pairs, advantages)
+    assert (found.needs_reference, found.needs_tickets) == (reference, tickets)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,16 @@ def test_options_reach_the_algorithm_and_numbers_may_be_text():
 def test_a_loss_without_metrics_or_reference_is_as_good():
     loss, metrics = loss_and_metrics(Mine(), Network(3.0), pair(), Network())
     assert loss.item() == 3.0 and metrics == {}
+
+
+def test_a_metric_that_would_stand_in_for_the_loss_is_refused():
+    class Shadowing(Mine):
+        def loss(self, predict, batch):
+            loss = super().loss(predict, batch)
+            return loss, {"loss": loss}
+
+    with pytest.raises(ValueError, match="Shadowing gives a metric named 'loss'; give it another name"):
+        loss_and_metrics(Shadowing(), Network(3.0), pair())
 
 
 @pytest.mark.parametrize("name", ["sft", "expert_iteration"])

@@ -37,6 +37,8 @@ def test_overrides_reach_sections_and_named_stages():
         ("trainer.num_workers=3", "batch_size 16 is not a multiple of trainer.num_workers 3"),
         ("stages.0.selection.rank_by={clap: 1.0}", "score 'clap' is not among scorer.rewards"),
         ("stages.0.phases.0.sources={other: 1.0}", "source 'other' is none of"),
+        ("trainer.ema_sigmas=[0.05]", "ema_sigmas is [0.05]; expected two or more different widths"),
+        ("trainer.ema_sigmas=[0.05, 0.1, 0.05]", "ema_sigmas is [0.05, 0.1, 0.05]; expected two or more different"),
     ],
 )
 def test_a_mistake_gets_one_line(override, message):
@@ -113,6 +115,11 @@ def test_learning_rate_of_a_phase_is_hand_computed():
     phase = build({"stages": [{"name": "a", "phases": [raw]}]}).stages[0].phases[0]
     assert [phase.rate(n) for n in (0, 1, 5, 9)] == pytest.approx([0.5, 0.9, 0.5, 0.1])
     assert phase.model_copy(update={"final_learning_rate": None}).rate(7) == 1.0
+
+
+def test_no_average_or_two_and_more():
+    assert load("mini", ["trainer.ema_sigmas=[]"]).trainer.ema_sigmas == []
+    assert load("mini", ["trainer.ema_sigmas=[0.1, 0.05]"]).trainer.ema_sigmas == [0.1, 0.05]
 
 
 def test_deadlines_and_places_may_change_on_resume_but_not_what_decides_the_results():

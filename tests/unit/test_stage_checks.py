@@ -3,7 +3,7 @@
 import pytest
 
 from rlloop.algorithms.checks import check_stages, most_clips
-from rlloop.config import load
+from rlloop.config import build, load
 from rlloop.resources import sizes
 
 CRPO = ("stages.0.algorithm=crpo", "stages.0.selection.rank_by={alignment_mini: 1.0}")
@@ -21,7 +21,7 @@ CRPO = ("stages.0.algorithm=crpo", "stages.0.selection.rank_by={alignment_mini: 
         (["stages.0.algorithm=ppo"], "algorithm 'ppo' is none of"),
         (
             [*CRPO, "corpus=x", "stages.0.phases.0.sources={current: 1.0, corpus: 1.0}"],
-            "mixes in the corpus, whose clips are no pairs",
+            "mixes in the corpus, which holds clips; crpo takes pairs",
         ),
         (
             ["stages.0.tickets=0", "corpus=x", "stages.0.phases.0.sources={corpus: 1.0}"],
@@ -37,6 +37,74 @@ def test_what_cannot_be_trained_is_refused(overrides, said):
 @pytest.mark.parametrize("preset", ["mini", "paper", "paper_mini", "tunejury_mode3"])
 def test_presets_can_be_trained(preset):
     check_stages(load(preset))
+
+
+def stage(name: str, algorithm: str, tickets: int, sources: dict, generations: int = 1, batch_size: int = 4) -> dict:
+    phase = {"updates": 1, "batch_size": batch_size, "sources": sources}
+    return {
+        "name": name, "algorithm": algorithm, "tickets": tickets, "generations": generations, "phases": [phase],
+        "selection": {"top_fraction": 0.25},
+    }  # fmt: skip
+
+
+def check(*stages: dict) -> None:
+    """Of 4 clips a prompt."""
+    check_stages(build({"corpus": "x", "stages": list(stages)}))
+
+
+CURRENT, CORPUS = {"current": 1.0}, {"corpus": 1.0}
+SFT = stage("sft", "sft", 0, CORPUS)
+EXPERTS, PAIRS, GRADED = (
+    stage(name, algorithm, 8, CURRENT)
+    for name, algorithm in (("experts", "expert_iteration"), ("pairs", "crpo"), ("graded", "nft"))
+)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([SFT, stage("b", "expert_iteration", 0, {"previous": 1})], "'previous' never exists at generation 1"),
+        ([SFT, stage("b", "expert_iteration", 0, {"generation:0": 1})], "'generation:0' never exists at generation 1"),
+        ([SFT, stage("b", "expert_iteration", 8, {"current": 1, "generation:0": 1})], "'generation:0' never exists"),
+        ([EXPERTS, stage("b", "expert_iteration", 8, {"current": 1, "generation:1": 1})], "'generation:1' never"),
+        ([EXPERTS, stage("b", "sft", 0, {"previous": 1}, generations=2)], "no source of .* exists at generation 2"),
+        ([EXPERTS, stage("b", "crpo", 0, {"stage:experts": 1})], "'stage:experts', .* clips; crpo takes pairs"),
+        ([EXPERTS, stage("b", "nft", 0, {"stage:experts": 1})], "clips; nft takes clips with advantages"),
+        ([EXPERTS, stage("b", "nft", 8, {"current": 1, "generation:0": 1})], "clips; nft takes clips with adv"),
+        ([PAIRS, stage("b", "expert_iteration", 0, {"stage:pairs": 1})], "crpo selected: pairs; expert_it.* clips"),
+        ([PAIRS, stage("b", "expert_iteration", 8, {"current": 1, "previous": 1}, 2)], "crpo selected: pairs"),
+        ([GRADED, stage("b", "sft", 0, {"stage:graded": 1})], "nft selected: clips with advantages; sft takes clips"),
+        ([stage("b", "nft", 8, {"current": 1, "corpus": 1})], "corpus, which holds clips; nft takes clips with adv"),
+        ([EXPERTS, stage("b", "sft", 0, {"previous": 1}, 1, 9)], "batch_size 9, .* at most 8 rollouts"),
+        (
+            [EXPERTS, stage("b", "expert_iteration", 8, {"current": 1, "previous": 1}, 1, 17)],
+            "batch_size 17, .* at most 16",
+        ),
+        ([PAIRS, stage("b", "crpo", 0, {"stage:pairs": 1}, 1, 9)], "batch_size 9, .* at most 8 pairs"),
+        # one selection by two names counts once, one without weight not at all
+        ([EXPERTS, stage("b", "sft", 0, {"previous": 1, "stage:experts": 1}, 1, 9)], "at most 8 rollouts"),
+        ([EXPERTS, stage("b", "expert_iteration", 8, {"stage:experts": 1, "current": 0}, 1, 9)], "at most 8 rollouts"),
+    ],
+)
+def test_a_stage_that_needs_what_no_stage_before_it_made_is_refused(stages, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        check(*stages)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [EXPERTS, stage("b", "sft", 0, {"previous": 1, "corpus": 1}, generations=2, batch_size=64)],
+        [EXPERTS, stage("b", "expert_iteration", 0, {"previous": 1})],
+        [stage("a", "expert_iteration", 8, {"current": 1, "previous": 1, "generation:0": 1}, generations=3)],
+        [SFT, stage("b", "expert_iteration", 8, {"current": 1, "previous": 1}, generations=2)],
+        [PAIRS, SFT, stage("b", "crpo", 8, {"current": 1, "stage:pairs": 1}, batch_size=16)],
+        [GRADED, stage("b", "nft", 0, {"generation:0": 1}, batch_size=16)],
+    ],
+)
+def test_selections_that_are_there_and_of_the_same_kind_may_be_read(stages):
+    check(*stages)
 
 
 def test_the_published_numbers_are_those_of_the_preset():
