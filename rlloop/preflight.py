@@ -5,6 +5,7 @@ Separate from the configuration's own checks because these look at the machine: 
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
 # parameter in a checkpoint: float32 weight, master weight and two Adam moments.
 ROLLOUT_BYTES = 64 * 2**10
 PARAMETER_BYTES = 4 * 4
+AVERAGE_BYTES = 4  # a parameter in one track of the post-hoc EMA
 SPARE_BYTES = 200 * 2**20  # audio, logs, event files
 
 
@@ -168,10 +170,18 @@ def check_features(config: Config, training: Sequence[str], heldout: Sequence[st
 
 
 def disk_bytes(config: Config) -> int:
-    """Disk that a run may take: its checkpoints, the rollouts, the rest."""
-    checkpoint = num_parameters(config) * PARAMETER_BYTES
+    """Disk that a run may take: its checkpoints with the averages in them, stored averages, the rollouts, the rest."""
+    parameters = num_parameters(config)
+    averages = parameters * AVERAGE_BYTES * len(config.trainer.ema_sigmas)
+    checkpoints = num_checkpoints(config) * (parameters * PARAMETER_BYTES + averages)
     clips = sum(stage.generations * stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
-    return num_checkpoints(config) * checkpoint + clips * ROLLOUT_BYTES + SPARE_BYTES
+    return checkpoints + num_snapshots(config) * averages + clips * ROLLOUT_BYTES + SPARE_BYTES
+
+
+def num_snapshots(config: Config) -> int:
+    """How often all tracks of the averages are stored: every ema_every updates of a stage, at its end, one to spare."""
+    updates = [stage.generations * sum(phase.updates for phase in stage.phases) for stage in config.stages]
+    return sum(math.ceil(count / config.trainer.ema_every) + 1 for count in updates if count)
 
 
 def num_checkpoints(config: Config) -> int:

@@ -15,6 +15,7 @@ from rlloop.preflight import (
     disk_bytes,
     num_checkpoints,
     num_parameters,
+    num_snapshots,
     prepare_run_dir,
 )
 from rlloop.resources import check_fits, resources, sizes
@@ -105,6 +106,21 @@ def test_checkpoints_are_counted_by_the_specification():
     assert num_parameters(build({"generator": {"target": "tests.fakes:tiny_generator"}})) == 0
     shipped = REPOSITORY / "rlloop" / "assets" / "mini" / "fluxaudio.safetensors"  # in float16
     assert shipped.stat().st_size == pytest.approx(2 * num_parameters(load("mini")), abs=2**16)
+
+
+def test_averages_take_disk_in_checkpoints_and_beside_them():
+    """Two stages of 3 x 70 and 100 updates, stored at 50, 100, 150, 200, 210 and at 50, 100; one to spare each."""
+    stages = [
+        {"name": "a", "generations": 3, "phases": [{"updates": 60}, {"updates": 10}]},
+        {"name": "b", "tickets": 0, "phases": [], "variant": "v2"},
+        {"name": "c", "phases": [{"updates": 100}]},
+    ]
+    plain, averaged = (
+        build({"stages": stages, "trainer": {"ema_sigmas": sigmas, "ema_every": 50}}) for sigmas in ([], [0.05, 0.1])
+    )
+    assert num_snapshots(averaged) == 6 + 3
+    track = 4 * num_parameters(averaged)
+    assert disk_bytes(averaged) - disk_bytes(plain) == (num_checkpoints(averaged) + 9) * 2 * track
 
 
 def test_a_rollback_keeps_every_evaluated_version():
