@@ -31,7 +31,12 @@ ASSETS = Path(__file__).parents[1] / "assets" / "mini"
 
 
 class Generator(Protocol):
-    """What sampler, trainer and evaluator need of a text-to-music model."""
+    """What sampler, trainer and evaluator need of a text-to-music model.
+
+    Two things more are asked of `network` where a stage needs them: `normalise(latents [B, L, D])`, from the scale of
+    the autoencoder to that of training, for a corpus; and `set_variant(name)`, with the name in `spec.score_variant`,
+    for a stage that changes how the score enters.
+    """
 
     sample_rate_hz: int
     latent_shape: tuple[int, int]  # (L, D)

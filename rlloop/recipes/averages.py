@@ -44,7 +44,7 @@ def average(run_dir: Path, stage: str, sigma: float, step: int | None, out: Path
     """Writes the average of relative width `sigma` at update `step` of a stage (None: its last) as network weights.
 
     Returns:
-        a line that says what was written.
+        a line that says what was written, and in which score variant the stage had the network.
     Raises:
         ValueError: no such run, stage or step, or stored tracks from which this width cannot be had.
     """
@@ -54,9 +54,11 @@ def average(run_dir: Path, stage: str, sigma: float, step: int | None, out: Path
     if not path.is_file():
         raise ValueError(f"{run_dir} is no run: it has no config.json; name a run directory")
     config = Config.model_validate(json.loads(path.read_text()))
-    Plan.from_config(config).last_of_stage(stage)
+    plan = Plan.from_config(config)
+    variant = plan.variant_of(plan.last_of_stage(stage) + 1)
     snapshots = stored_snapshots(run_dir, stage)
     at = snapshots[-1].step if step is None else step
     used = [one for one in snapshots if one.step <= at]
     write_arrays(out, synthesise(used, sigma, at))
-    return f"{out}: average of width {sigma:g} at update {at} of {stage}, from {len(used)} stored tracks"
+    forward = f"score variant {variant}" if variant else "the generator's own score variant"
+    return f"{out}: average of width {sigma:g} at update {at} of {stage}, from {len(used)} stored tracks; of {forward}"
