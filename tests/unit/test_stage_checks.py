@@ -1,9 +1,12 @@
 """What cannot be trained is refused before anything runs, with both numbers."""
 
+import re
+
 import pytest
+import yaml
 
 from rlloop.algorithms.checks import check_stages, most_clips
-from rlloop.config import build, load
+from rlloop.config import build, find_preset, load
 from rlloop.resources import sizes
 
 CRPO = ("stages.0.algorithm=crpo", "stages.0.selection.rank_by={alignment_mini: 1.0}")
@@ -116,6 +119,23 @@ def test_the_published_numbers_are_those_of_the_preset():
     assert [step for step in range(1, sft.updates) if sft.rate(step) < sft.rate(step - 1) / 2] == [161_000, 181_000]
     mode3 = load("tunejury_mode3")
     assert (sizes(mode3).candidates, most_clips(mode3, mode3.stages[0])) == (900, 90)
+
+
+@pytest.mark.parametrize("preset", ["mini", "paper", "paper_mini", "tunejury_mode3"])
+def test_presets_go_on_with_half_of_a_cohort(preset):
+    config = load(preset)
+    for stage in config.stages:
+        assert not stage.tickets or stage.selection.min_examples <= most_clips(config, stage) / 2, stage.name
+
+
+def test_the_commented_stage_of_the_paper_can_stand_in_for_crpo():
+    text = find_preset("paper").read_text()
+    commented = re.search(r"^  # - name: nft\n(?:  #   .*\n)+", text, re.MULTILINE)[0]
+    (nft,) = yaml.safe_load(commented.replace("  # ", "  "))
+    raw = yaml.safe_load(text)
+    config = build({**raw, "stages": [nft if one["name"] == "crpo" else one for one in raw["stages"]]})
+    check_stages(config)
+    assert config.stages[-1].algorithm == "nft" and sizes(config).selected_per_generation["nft"] == 4000
 
 
 def test_a_plan_that_cannot_be_is_refused_by_the_configuration():
