@@ -19,7 +19,7 @@ from tests.ray import runs
 
 pytestmark = pytest.mark.ray
 PLAN = runs.REPOSITORY / "tests" / "stages.yaml"
-VERSIONS = 5
+VERSIONS = 6
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +54,23 @@ def test_the_chain_runs_to_its_table(undisturbed, corpus):
     run_dir, summary = undisturbed
     runs.check_exactness(run_dir, f"corpus={corpus}", preset=PLAN)
     assert summary["status"] == "finished"
-    assert sorted(losses(run_dir)) == list(range(1, 12 + 2 * 10 + 10 + 1))
+    assert sorted(losses(run_dir)) == list(range(1, 12 + 2 * 10 + 10 + 6 + 1))
     names = [row["stage"] for row in summary["decomposition"]]
-    assert names == ["baseline", "sft", "expert_iteration", "cross_load", "crpo"]
+    assert names == ["baseline", "sft", "expert_iteration", "cross_load", "crpo", "nft"]
     before, after = weights(run_dir, 3), weights(run_dir, 4)
     assert all(np.array_equal(before[name], after[name]) for name in before)  # the cross-load trains nothing
-    markers = [checkpoints.read_marker(checkpoints.folder(run_dir, version)).variant for version in (3, 4, 5)]
-    assert markers == [None, "v2", "v2"]
+    markers = [checkpoints.read_marker(checkpoints.folder(run_dir, version)).variant for version in (3, 4, 5, 6)]
+    assert markers == [None, "v2", "v2", "v2"]
     means = [row["scores"]["Loudness"]["mean"] for row in summary["decomposition"]]
     assert means[3] != means[2]  # the same weights, another forward pass
     assert sorted(path.name for path in (run_dir / "ema" / "crpo").iterdir()) == [
         f"sigma{sigma}-step{step:09d}.safetensors" for sigma in (0.05, 0.1) for step in (5, 10)
     ]
-    pairs = [record for record in runs.records(run_dir) if isinstance(record, r.Selected)][-1]
-    assert {role for _, _, role in pairs.examples} == {"winner", "loser"}
+    selected = {record.generation: record for record in runs.records(run_dir) if isinstance(record, r.Selected)}
+    assert {role for _, _, role in selected[4].examples} == {"winner", "loser"} and not selected[4].advantages
+    graded = selected[5]  # every clip of the prompts, better and worse than its prompt's mean
+    assert len(graded.advantages) == len(graded.examples) > 8
+    assert min(graded.advantages) < 0 < max(graded.advantages)
 
 
 def test_killed_inside_every_stage_it_ends_with_the_same_losses_selections_and_weights(undisturbed, corpus, tmp_path):
@@ -84,7 +87,7 @@ def test_killed_inside_every_stage_it_ends_with_the_same_losses_selections_and_w
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
     assert losses(run_dir) == losses(undisturbed[0])  # one process or four: identical, none doubled, none missing
-    for stage, step in (("sft", 12), ("expert_iteration", 20), ("crpo", 10)):
+    for stage, step in (("sft", 12), ("expert_iteration", 20), ("crpo", 10), ("nft", 6)):
         average, same = (load_file(str(snapshot_path(where, stage, 0.1, step))) for where in (run_dir, undisturbed[0]))
         assert all(np.array_equal(average[name], same[name]) for name in same)
 

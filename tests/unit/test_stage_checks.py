@@ -1,10 +1,12 @@
 """What cannot be trained is refused before anything runs, with both numbers."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
+from rlloop.algorithms.base import BUILT_IN
 from rlloop.algorithms.checks import check_stages, most_clips
 from rlloop.config import build, find_preset, load
 from rlloop.resources import sizes
@@ -126,6 +128,12 @@ def test_presets_go_on_with_half_of_a_cohort(preset):
     config = load(preset)
     for stage in config.stages:
         assert not stage.tickets or stage.selection.min_examples <= most_clips(config, stage) / 2, stage.name
+
+
+def test_the_plan_of_the_ray_tests_goes_through_every_built_in():
+    config = load(Path(__file__).parents[1] / "stages.yaml", ["corpus=x"])
+    check_stages(config)
+    assert {stage.algorithm for stage in config.stages} == set(BUILT_IN)
 
 
 def test_the_commented_stage_of_the_paper_can_stand_in_for_crpo():
