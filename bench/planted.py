@@ -69,7 +69,7 @@ def overrides(reward: str) -> list[str]:
         f"scorer.rewards=['{target}', tunejury_mini]",
         f"evaluation.scores=['{target}', tunejury_mini, judge_mini, alignment_mini]",
         "stages.0.generations=6",
-        "stages.0.tickets=30",
+        "stages.0.tickets=40",
         f"stages.0.selection={{top_fraction: 0.1, min_examples: 8, rank_by: {{{reward}: 1.0}}}}",
         f"stages.0.label_score={reward}",
     ]
@@ -142,7 +142,7 @@ def main() -> None:
     lines = [
         "# A planted reward and the alarm",
         "",
-        "The loop on the mini stack is paid for smoothness alone: six generations of 120 clips, each version evaluated",
+        "The loop on the mini stack is paid for smoothness alone: six generations of 160 clips, each version evaluated",
         "on 20 held-out prompts of three seeds; shown are version 0 and the last. The alarm is the default one and",
         "watches all other columns. In `frechet_mini` less is better; the alarm judges a part, the shift of the mean.",
         "Written by `python bench/planted.py`; docs/log.md has what was planted before, without effect.",
