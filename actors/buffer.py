@@ -157,13 +157,15 @@ class Buffer:
             self._prune(version - 2)
 
     def progress(self, state: str, points: list[TrainPoint]) -> str:
-        """The trainer's report; a gauge. Answers the stop reason, or ''."""
+        """The trainer's report; a gauge. Points that are known are not taken again. Answers the stop reason, or ''."""
         self.trainer_starts += state == "restored"
         self.trainer_state = state
-        self.points.extend(points)
-        for point in points:
+        newest = self.points[-1].step if self.points else 0
+        new = [point for point in points if point.step > newest]
+        self.points.extend(new)
+        for point in new if state != "restored" else ():
             self.busy.add("trainer", point.seconds)
-        if points:
+        if new:
             self.last_progress = time.time()
         return self.stop_reason
 

@@ -7,11 +7,15 @@ is published, and only after its marker.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
+POINTS = "points.json"
+KEPT_POINTS, TAIL_POINTS = 5000, 64  # in a checkpoint, in a report
 BROADCAST_EVERY_S = 10.0
 
 
@@ -63,6 +69,7 @@ class Worker:
         self.generator = build_generator(self.config)
         self.own_variant = network_variant(self.generator.network)
         self.stream, self.reference, self.averages = None, None, None
+        self.points: deque[TrainPoint] = deque(maxlen=KEPT_POINTS)
         self.problem = ""  # what rank 0 met outside of a collective: it ends the run at the next step
         self.digest = self.config.digest()
         self.stop_answer = None
@@ -73,15 +80,15 @@ class Worker:
     def run(self) -> None:
         """Trains generation after generation until the plan is done or the run is stopped."""
         marker = self.restored
-        self._report("restored", [])
+        self._report("restored", KEPT_POINTS)
         self._publish(marker.version)
         try:
             for k in range(marker.version, self.plan.num_versions):
                 self._generation(k, first_step=marker.step if k == marker.version else 0)
         except Stopped as stopped:
-            self._report(f"stopped: {stopped}", [])
+            self._report(f"stopped: {stopped}")
             return
-        self._report("done", [])
+        self._report("done")
 
     def _generation(self, k: int, first_step: int) -> None:
         from actors.sharded_state import reset_rank_state
@@ -95,7 +102,7 @@ class Worker:
             self._train(k, selected, first_step)
         if self.averages and self._ends_stage(k):
             self._keep_averages(self.averages.finish)
-        self._report(f"checkpointing version {k + 1}", [])
+        self._report(f"checkpointing version {k + 1}")
         self._checkpoint(k + 1, 0)
         self._publish(k + 1)
 
@@ -118,7 +125,8 @@ class Worker:
             point = self._step(learner, parts, step, phases[step][0].rate(phases[step][1]))
             if self.averages:
                 self._keep_averages(partial(self.averages.update, self.engine.module, before + step + 1))
-            reason = self._should_stop(k, point)
+            self.points.append(point)
+            reason = self._should_stop(k)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
                 self._abort(
                     f"step {point.step}: loss {point.loss}, gradient norm {point.grad_norm}; lower the learning rate"
@@ -127,7 +135,7 @@ class Worker:
             if done == len(phases):
                 return  # the generation's own checkpoint follows, also on a stop
             if reason or done % self.config.trainer.checkpoint_every == 0:
-                self._report(f"checkpointing step {point.step}", [])
+                self._report(f"checkpointing step {point.step}")
                 self._checkpoint(k, done)
             if reason:
                 raise Stopped(reason)
@@ -238,13 +246,13 @@ class Worker:
         deadline = time.monotonic() + BROADCAST_EVERY_S
         answer = self.session.call("trainer", "buffer", "selection", k)
         if answer[0] == "wait":
-            self._report(f"waiting for cohort {k}", [])
+            self._report(f"waiting for cohort {k}")
         while answer[0] == "wait" and time.monotonic() < deadline:
             time.sleep(POLL_S)
             answer = self.session.call("trainer", "buffer", "selection", k)
         return answer
 
-    def _should_stop(self, k: int, point: TrainPoint) -> str:
+    def _should_stop(self, k: int) -> str:
         """The stop reason, or ''; rank 0 reports the step and reads the answer to its last report."""
         import ray
 
@@ -255,12 +263,14 @@ class Worker:
             if self.stop_answer is not None and ray.wait([self.stop_answer], timeout=0)[0]:
                 with contextlib.suppress(ray.exceptions.RayActorError):  # it restarts; the next answer counts
                     reason = reason or ray.get(self.stop_answer)
-            self.stop_answer = self._report(f"training generation {k}", [point])
+            self.stop_answer = self._report(f"training generation {k}")
         return self.ranks.broadcast(reason)
 
-    def _report(self, state: str, points: list[TrainPoint]):
+    def _report(self, state: str, tail: int = TAIL_POINTS):
+        """Sends the last points, more than the new one: a buffer that was restarted meanwhile lacks some."""
         if self.rank == 0:
-            with contextlib.suppress(ValueError):  # no buffer at this moment: a gauge is lost, nothing else
+            points = list(islice(reversed(self.points), tail))[::-1]
+            with contextlib.suppress(ValueError):  # no buffer at this moment; the next report makes up for it
                 return self.session.actor("buffer").progress.remote(state, points)
         return None
 
@@ -282,6 +292,8 @@ class Worker:
         set_variant(self.generator.network, self.plan.variant_of(marker.version) or self.own_variant)
         load_arrays(self.generator.network, checkpoints.read_weights(path))
         self.engine, self.device = build_engine(self.generator.network, self.config)
+        if POINTS in marker.files:  # those that the curves lacked when this was written; what they have stands
+            self.points.extend(TrainPoint(**point) for point in json.loads((path / POINTS).read_text()))
         self.restored_averages = self._read_averages(path, marker) if self.ranks.is_first else None
         part = path / f"rank{self.rank}.safetensors"
         if marker.world_size == self.world and part.name in marker.files:
@@ -317,6 +329,7 @@ class Worker:
             if self.ranks.is_first:
                 weights = network_arrays(self.engine.module)
                 checkpoints.write_arrays(path / checkpoints.WEIGHTS, weights)
+                (path / POINTS).write_text(json.dumps([asdict(point) for point in self.points]))
                 if self.averages:
                     self.averages.save(path)
         except (OSError, SafetensorError) as error:  # a full disk: the checkpoint before stays the newest

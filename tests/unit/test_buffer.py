@@ -1,6 +1,7 @@
 """The buffer as a plain object: idempotent calls, replay, skipping, a disk that fills. No Ray is started."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter
 from rlloop.data.rollouts import ScoredTicket, read_selected
 from rlloop.loop import gate
 from rlloop.loop.checkpoints import newest
+from rlloop.loop.snapshot import TrainPoint
 from tests.ray.runs import FAKE
 
 
@@ -203,3 +205,20 @@ def test_a_corpus_is_found_before_anything_is_written_and_must_stay_the_same(tmp
     assert startup.find_corpus(run_dir, load(FAKE, [f"corpus={tmp_path / 'a'}"]))["rows"] == 3
     with pytest.raises(ValueError, match="with 4 rows is another than the one of 3 rows"):
         startup.find_corpus(run_dir, load(FAKE, [f"corpus={tmp_path / 'b'}"]))
+
+
+def point(step: int) -> TrainPoint:
+    return TrainPoint(step, 0, 1.0, 1e-4, 0.5, seconds=2.0, time=0.0, metrics={"margin": 1.0})
+
+
+def test_points_that_come_again_are_taken_once_and_a_restarted_buffer_gets_the_tail(session):
+    """The trainer sends its last points with every report; after its own restart those of its checkpoint."""
+    buffer = Buffer(session)
+    buffer.progress("restored", [point(n) for n in (1, 2)])
+    assert buffer.busy.shares(time.time()).get("trainer", 0.0) == 0.0  # worked before this start
+    buffer.progress("training", [point(n) for n in (1, 2, 3)])
+    buffer.progress("training", [point(n) for n in (2, 3)])  # a trainer that went back
+    assert [p.step for p in buffer.report(0)["points"]] == [1, 2, 3]
+    again = restart(buffer)
+    again.progress("training", [point(n) for n in (2, 3, 4)])
+    assert [p.step for p in again.report(0)["points"]] == [2, 3, 4]
