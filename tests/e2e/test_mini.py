@@ -17,6 +17,7 @@ SHORT = [
     "stages.expert_iteration.generations=1",
     "stages.expert_iteration.tickets=4",
     "stages.expert_iteration.selection.min_examples=1",
+    "stages.expert_iteration.selection.top_fraction=0.25",
     "stages.expert_iteration.phases.0.updates=2",
     "stages.expert_iteration.phases.0.batch_size=4",
     "evaluation.num_prompts=2",
