@@ -1,0 +1,143 @@
+"""One run: the sections together, what follows from them, and what of them decides the results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from rlloop.config.rewards import RewardEntry, Scorer, plain_rewards
+from rlloop.config.sections import Generator, Role, Sampler, Sampling, Section
+from rlloop.config.training import Stage, Trainer
+
+
+class Loop(Section):
+    max_staleness: int = Field(1, ge=0, description="versions that a rollout may lag; 0 is synchronous and on-policy")
+    max_attempts: int = Field(3, ge=1, description="attempts of a ticket before it counts as failed")
+    segment_slots: int = Field(512, ge=8, description="slots of one Ray Data execution")
+    wait_timeout_s: float = Field(120.0, gt=0, description="deadline of waits between processes")
+    stall_timeout_s: float = Field(900.0, gt=0, description="no commit and no step for so long ends the run")
+    max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
+
+
+class Alarm(Section):
+    """What happens when the reward rises while a held-out judge falls over several evaluations."""
+
+    judges: list[str] | None = Field(
+        None,
+        description="evaluation.scores that no stage ranks by or trains with, or frechet_mini; null: all there are",
+    )
+    action: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="stop ends the run; rollback also names the version that the judge liked best its result"
+    )
+    # bench/alarm.md: the rates on null curves are near the level, so this keeps them below 5 % with their intervals.
+    level: float = Field(0.03, gt=0, lt=1, description="bound on the chance of a false alarm in a whole run")
+    window: int = Field(4, ge=3, description="evaluations of the short span, which sees a judge fall that had risen")
+
+
+class Evaluation(Role):
+    """Fixed (prompt, seed) pairs, scored with a pinned version; nothing here is ever selected or trained on."""
+
+    num_actors: Literal[1] = 1
+    num_prompts: int = Field(20, ge=1, description="held-out prompts")
+    seeds_per_prompt: int = Field(3, ge=1)
+    batch: int = Field(6, ge=1, description="clips per forward batch")
+    scores: list[RewardEntry] = Field(
+        default_factory=lambda: plain_rewards("tunejury_mini", "alignment_mini", "judge_mini"),
+        description="as scorer.rewards; the name of one there means that one, with its options",
+        min_length=1,
+    )
+    in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
+    fad_reference: str | None = Field(
+        None, description="FAD-CLAP from these: an entry of `rlloop evaluate --reference FOLDER --embedding clap`"
+    )
+    audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
+    alarm: Alarm = Field(default_factory=Alarm)
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+class Config(Section):
+    """One run. `python -m rlloop.main --dry-run` prints it resolved."""
+
+    seed: int = Field(0, ge=0)
+    run_dir: str | None = Field(None, description="where the run lives; default $RLLOOP_RUNS or runs/, plus the preset")
+    prompts: str | None = Field(None, description="file of prompts to train on; default: the shipped ones")
+    heldout_prompts: str | None = Field(None, description="file of prompts to evaluate on; default: the shipped ones")
+    corpus: str | None = Field(
+        None, description="folder of `rlloop data prepare`, or of npz files with npz.tsv; 'mini' is made when missing"
+    )
+    corpus_window: int = Field(2048, ge=1, description="rows of the corpus that are shuffled among each other")
+    generator: Generator = Field(default_factory=Generator)
+    sampling: Sampling = Field(default_factory=Sampling)
+    sampler: Sampler = Field(default_factory=Sampler)
+    scorer: Scorer = Field(default_factory=Scorer)
+    trainer: Trainer = Field(default_factory=Trainer)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    loop: Loop = Field(default_factory=Loop)
+    stages: list[Stage] = Field(default_factory=lambda: [Stage(name="expert_iteration")], min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        from rlloop.config.checks import cross_checks
+
+        for problem in cross_checks(self):
+            raise ValueError(problem)
+        return self
+
+    def judges(self) -> list[str]:
+        """Names of the held-out judges that the alarm watches."""
+        if self.evaluation.alarm.judges is not None:
+            return list(self.evaluation.alarm.judges)
+        from rlloop.config.judges import trained_scores
+
+        used = trained_scores(self)
+        unused = [reward.name for reward in self.evaluation.scores if reward.name not in used]
+        sets = {"frechet_mini": self.generator.target == "mini", "fad_clap": self.evaluation.fad_reference}
+        return [*unused, *(name for name, has in sets.items() if has)]
+
+    @property
+    def headline_score(self) -> str:
+        """The score that the run is about: what its first stage with tickets ranks by first, or its label."""
+        ranked = [next(iter(stage.selection.rank_by)) for stage in self.stages if stage.tickets]
+        return ranked[0] if ranked else self.stages[0].label_score
+
+    def digest(self) -> str:
+        """sha256 of what decides the results (not where the run lives or which resources it takes)."""
+        decisive = self.model_dump(mode="json", exclude={"run_dir", "corpus"})  # the corpus has an identity of its own
+        for phase in [phase for stage in decisive["stages"] for phase in stage["phases"]]:
+            phase.pop("micro_batch_size")
+        for key in ("compile", "device"):
+            decisive["generator"].pop(key)
+        for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers"):
+            decisive["trainer"].pop(key)
+        for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
+            decisive["loop"].pop(key)
+        for key in ("in_between", "audio_clips", "alarm"):
+            decisive["evaluation"].pop(key)
+        pools = decisive["scorer"].pop("pools")
+        for role in (decisive["sampler"], decisive["scorer"], decisive["evaluation"], *pools.values()):
+            for key in ("num_actors", "num_cpus", "num_gpus"):
+                role.pop(key, None)
+        if pools:  # where a reward runs decides nothing, which threads it takes may
+            decisive["scorer"]["pools"] = pools
+        return hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def resolve_rewards(rewards: Sequence[str | RewardEntry], config: Config) -> list[RewardEntry]:
+    """Rewards as they are built: a plain name of one of scorer.rewards takes that one's target and options.
+
+    Raises:
+        ValueError: one is neither a reward nor a name.
+    """
+    known = {reward.name: reward for reward in config.scorer.all_rewards}
+    try:
+        found = [RewardEntry.model_validate(reward) for reward in rewards]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"reward {first.get('input')!r}: {first['msg']}; expected a name or package.module:name"
+        ) from None
+    return [known.get(r.name, r) if r.is_plain and r.target == r.name else r for r in found]

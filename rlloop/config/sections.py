@@ -1,0 +1,72 @@
+"""The parts of a configuration that say what runs where: generator, sampling, roles."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generator(Section):
+    """Which text-to-music model is improved."""
+
+    target: str = Field(
+        "mini",
+        description="'mini' (bundled), 'fluxaudio' (official parts), or what builds one: package.module:function",
+    )
+    text_encoder: str = Field("auto", description="mini only: auto, words (fallback), or a folder with MiniLM")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the target")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights of the sampler's copy of the network")
+    compile: bool = Field(False, description="torch.compile the sampler's network: minutes at its start, then faster")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="of the sampler; auto: CUDA where its role reserves a GPU and there is one"
+    )
+    tf32: bool = Field(False, description="CUDA may round the inputs of float32 products to TF32 in samplers")
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """How a sampler's copy runs; the trained network stays float32 and uncompiled whatever these say."""
+        return {"dtype": self.dtype, "compile": self.compile, "device": self.device, "tf32": self.tf32}
+
+
+class Sampling(Section):
+    """How latents are drawn: solver, guidance, conditioning score."""
+
+    solver: Literal["euler", "heun"] = "euler"
+    num_steps: int = Field(12, ge=1, description="solver steps from noise to data")
+    guidance: float = Field(3.0, ge=0, description="CFG weight w; below 1 only the conditional branch runs")
+    guidance_end: float | None = Field(
+        None, ge=0, description="w at t = 0, reached linearly from t = 1; null: constant"
+    )
+    guidance_interval: tuple[float, float] | None = Field(None, description="[low, high]: guided for t in it only")
+    score: float | None = Field(1.5, description="conditioning score s; null samples without one")
+    prompt_prefix: str = Field("", description="goes before every prompt whose features are looked up")
+    negative_prompt: str = Field("", description="prompt of the negative branch; empty uses the stored empty features")
+    crossover_t: float | None = Field(
+        None, ge=0, le=1, description="t from which the second network (generator.options.crossover) takes over"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Sampling:
+        if self.guidance_interval and not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval is {list(self.guidance_interval)}; expected 0 <= low < high <= 1")
+        return self
+
+
+class Role(Section):
+    """Actors of one pool and what each takes."""
+
+    num_actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.25, ge=0, description="logical CPUs that each actor reserves")
+    num_gpus: float = Field(0.0, ge=0, description="GPU share that each actor reserves")
+    threads: int = Field(1, ge=1, description="torch threads inside each actor")
+
+
+class Sampler(Role):
+    clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")
