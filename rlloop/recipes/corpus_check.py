@@ -17,7 +17,7 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
         reads = any("corpus" in phase.sources for phase in stage.phases)
         if reads and stage.label_in_corpus not in corpus.score_names:
             raise ValueError(
-                f"stages.{stage.name}: its label is '{stage.label_in_corpus}', the corpus {corpus.folder} has the scores "
+                f"stages.{stage.name}: its label is '{stage.label_in_corpus}', the corpus {corpus.folder} has scores "
                 f"{list(corpus.score_names)}; name one of them as corpus_label"
             )
     if config.generator.target not in ("mini", "fluxaudio"):

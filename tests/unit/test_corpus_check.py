@@ -29,7 +29,7 @@ def test_its_own_corpus_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"score_names": ("reward",)}, r"its label is 'tunejury_mini', the corpus .* has the scores \['reward'\]"),
+        ({"score_names": ("reward",)}, r"its label is 'tunejury_mini', the corpus .* has scores \['reward'\]"),
         ({"latent_shape": (312, 20)}, r"latents of \(312, 20\), those of the generator are \(156, 32\)"),
         ({"latent_identity": "another"}, r"latents of another autoencoder \(another, here"),
     ],
