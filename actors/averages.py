@@ -50,4 +50,11 @@ class Averages:
 
     def save(self, folder: Path) -> None:
         """Its part of a checkpoint."""
-        checkpoints.write_arrays(folder / STATE, self.ema.state())
+        name = np.frombuffer(self.stage.encode(), np.uint8)
+        checkpoints.write_arrays(folder / STATE, {**self.ema.state(), "stage": name})
+
+
+def read_state(folder: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Stage and state of `Averages.save`: a stage that begins with this checkpoint has another name."""
+    state = checkpoints.load_file(str(folder / STATE))
+    return state.pop("stage").tobytes().decode(), state

@@ -63,18 +63,22 @@ def run(config: Config, run_dir: str) -> int:
     """
     path = Path(run_dir).resolve()
     began = time.time()
-    lock = startup.lock_run_dir(path)
-    signals = Signals()
-    signals.install()
+    lock, signals = startup.lock_run_dir(path), Signals()
     try:
+        startup.refuse_other_config(path, config)
+        corpus = startup.find_corpus(path, config)  # may make one, for minutes: until here Ctrl-C ends at once
+        signals.install()
         with LiveView(config) as view:
-            session = _prepare(path, config, view)
+            session = _prepare(path, config, corpus, view)
             signals.install()  # again: ray.init has put its own SIGTERM handler there
             outcome, snapshot = _drive(session, view, signals, began)
         summary = build_summary(config, snapshot, kept_versions(path), status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
         return outcome.exit_status
+    except KeyboardInterrupt:
+        print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
+        return INTERRUPTED[signal.SIGINT]
     except (NoAnswer, OSError) as error:  # TimeoutError and ConnectionError are OSErrors, as is a full disk
         print(f"rlloop: {error}", file=sys.stderr)
         return 1
@@ -83,13 +87,8 @@ def run(config: Config, run_dir: str) -> int:
         lock.close()
 
 
-def _prepare(path: Path, config: Config, view: LiveView) -> Session:
-    """Everything before the actors: configuration, version 0, epoch, Ray."""
-    view.phase("checking the run directory")
-    startup.refuse_other_config(path, config)
-    if config.corpus:
-        view.phase("opening the corpus")
-    corpus = startup.find_corpus(path, config)
+def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) -> Session:
+    """Everything before the actors: version 0, prompts, configuration, epoch, Ray."""
     view.phase("writing version 0")
     arrays = startup.version_zero(path, config)
     startup.store_prompts(path, config)  # from here on nothing is refused, so nothing that was refused leaves traces

@@ -102,6 +102,7 @@ class Worker:
             self._train(k, selected, first_step)
         if self.averages and self._ends_stage(k):
             self._keep_averages(self.averages.finish)
+        self._abort_if_any(self.problem)
         self._report(f"checkpointing version {k + 1}")
         self._checkpoint(k + 1, 0)
         self._publish(k + 1)
@@ -306,13 +307,9 @@ class Worker:
 
     def _read_averages(self, path: Path, marker: checkpoints.Marker) -> tuple[str, dict] | None:
         """Stage and averages of a checkpoint inside it; a stage that begins with it begins its averages anew."""
-        from actors.averages import STATE
+        from actors.averages import STATE, read_state
 
-        k = marker.version
-        is_inside = k < self.plan.num_versions and (marker.step > 0 or self.plan.stage_start(k) < k)
-        if not is_inside or STATE not in marker.files:
-            return None
-        return self.plan.stage_of(k).name, checkpoints.load_file(str(path / STATE))
+        return read_state(path) if STATE in marker.files else None
 
     def _checkpoint(self, version: int, step: int) -> None:
         """Every rank writes its part, then rank 0 the marker."""

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import stft
 
+from rlloop.config import Config, load
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 JUDGES = ("judge_mini", "tunejury_mini", "alignment_mini")
@@ -79,7 +81,11 @@ def run_seed(reward: str, seed: int, folder: Path) -> dict:
     """One run of the real command; a finished one is taken as it is."""
     run_dir = folder / reward.lower() / f"seed{seed}"
     summary = run_dir / "summary.json"
-    if not summary.is_file():
+    if summary.is_file():
+        found = Config.model_validate(json.loads((run_dir / "config.json").read_text()))
+        if found.digest() != load("mini", [f"seed={seed}", *overrides(reward)]).digest():
+            raise SystemExit(f"{run_dir} is a run of other settings; give another --folder")
+    else:
         command = [sys.executable, "-m", "rlloop.main", f"seed={seed}", f"run_dir={run_dir}", *overrides(reward)]
         print(" ".join(command), flush=True)
         subprocess.run(command, cwd=REPOSITORY, check=True)

@@ -7,6 +7,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from rlloop.config import Config
@@ -59,6 +60,10 @@ def average(run_dir: Path, stage: str, sigma: float, step: int | None, out: Path
     snapshots = stored_snapshots(run_dir, stage)
     at = snapshots[-1].step if step is None else step
     used = [one for one in snapshots if one.step <= at]
-    write_arrays(out, synthesise(used, sigma, at))
+    try:
+        write_arrays(out, synthesise(used, sigma, at))
+    except SafetensorError as error:  # a damaged snapshot, or a place that cannot be written
+        found = " ".join(str(error).split())
+        raise ValueError(f"{out} cannot be made from {run_dir / 'ema' / stage}: {found}") from None
     forward = f"score variant {variant}" if variant else "the generator's own score variant"
     return f"{out}: average of width {sigma:g} at update {at} of {stage}, from {len(used)} stored tracks; of {forward}"
