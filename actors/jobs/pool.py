@@ -55,6 +55,12 @@ class Pool:
                 )
 
 
+def default_actors(blocks: int, num_cpus: float = 1.0, num_gpus: float = 0.0) -> int:
+    """As many actors as there is work and this machine has shares for, at most eight."""
+    shares = [machine_cpus() / num_cpus, *([machine_gpus() / num_gpus] if num_gpus else [])]
+    return max(1, min(8, blocks, *(int(share + 1e-6) for share in shares)))
+
+
 class Stage:
     """A worker in its actor. Its exceptions travel as rows: Ray Data would print pages and name none of them."""
 

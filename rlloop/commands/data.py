@@ -62,12 +62,12 @@ def prepare(
         audio, captions, split, settings, [] if chosen == ["none"] else chosen, (t5, clap, tokenizer), out, batch
     )
 
-    from actors.jobs.pool import Pool
+    from actors.jobs.pool import Pool, default_actors
     from actors.jobs.prepare import fill_corpus
     from rlloop.recipes.corpus_worker import CorpusWorker
     from rlloop.views.progress import JobProgress
 
-    pool = Pool(actors or default_actors(len(plan.rows), batch), cpus, gpus)
+    pool = Pool(actors or default_actors(-(-len(plan.rows) // batch), cpus, gpus), cpus, gpus)
     pool.check(os.environ)
     try:
         with plan.open() as collector, JobProgress("recordings", len(plan.rows)) as progress:
@@ -97,30 +97,24 @@ def mini(
     from dataclasses import asdict
 
     from rlloop.config import load
-    from rlloop.recipes.mini_corpus import RolloutWorker, open_mini
+    from rlloop.recipes.mini_corpus import CLIPS_PER_TICKET, RolloutWorker, open_mini
 
     settings = load(config, overrides)
 
-    from actors.jobs.pool import Pool
+    from actors.jobs.pool import Pool, default_actors
     from actors.jobs.prepare import fill_corpus
     from rlloop.views.progress import JobProgress
 
+    pool = Pool(actors or default_actors(-(-clips // CLIPS_PER_TICKET), cpus), cpus)
+    pool.check(os.environ)
     collector, tickets, job = open_mini(out, settings, clips, seed)
-    pool = Pool(actors or default_actors(len(tickets), 1), cpus)
     try:
         with collector, JobProgress("tickets", len(tickets)) as progress:
-            pool.check(os.environ)
             rows = {key: asdict(ticket) for key, ticket in tickets.items()}
             done = fill_corpus(collector, RolloutWorker, job, rows, 1, pool, progress)
     except KeyboardInterrupt:
         stopped()
     report(done, out, f"{len(tickets)} tickets")
-
-
-def default_actors(rows: int, batch: int) -> int:
-    from rlloop.resources import machine_cpus
-
-    return max(1, min(8, machine_cpus(), -(-rows // batch)))
 
 
 def stopped() -> None:

@@ -36,17 +36,16 @@ def run(
     """
     from rlloop.config import load
     from rlloop.recipes.clip_files import list_clips
-    from rlloop.resources import machine_cpus
 
     settings = load(config)
     chosen = [name.strip() for name in rewards.split(",") if name.strip()] or settings.scorer.all_rewards
     found = list_clips(clips)
 
-    from actors.jobs.pool import Pool
+    from actors.jobs.pool import Pool, default_actors
     from actors.jobs.score import score_clips
     from rlloop.views.progress import JobProgress
 
-    pool = Pool(actors or min(8, machine_cpus(), -(-len(found) // batch)), cpus, gpus)
+    pool = Pool(actors or default_actors(-(-len(found) // batch), cpus, gpus), cpus, gpus)
     pool.check(os.environ)
     try:
         with JobProgress("clips", len(found)) as progress:

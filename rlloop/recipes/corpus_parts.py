@@ -119,7 +119,7 @@ class Collector:
         """Takes what workers say as they say it; returns how often scores are missing, by reason.
 
         Raises:
-            ValueError: the first 64 keys failed and none was done: it is not the recordings.
+            ValueError: the first 64 keys failed and none was ever done: it is not the recordings.
         """
         self._drain()
         missing: Counter[str] = Counter()
@@ -132,7 +132,7 @@ class Collector:
             if outcome.failure:
                 self._note(outcome.key, outcome.failure)
             done, failed = done + 1, failed + bool(outcome.failure)
-            if failed == done >= GIVE_UP_AFTER:
+            if failed == done >= GIVE_UP_AFTER and not self.resumed and not self.writer.known:
                 raise ValueError(f"the first {failed} failed, the last, {outcome.key}, with: {outcome.failure}")
             self._drain()
             advance(1, int(bool(outcome.failure)))

@@ -125,6 +125,19 @@ def test_a_job_that_cannot_work_is_given_up(tmp_path):
         collector.collect((Outcome(key, 0, "out of memory") for key in keys), nothing)
 
 
+def test_a_job_that_has_worked_goes_on_whatever_fails_first(tmp_path):
+    """What failed before is tried again first: on a resume these failures say nothing of the job."""
+    keys = [*(f"k{n:03d}" for n in range(100)), KEYS[0]]
+    with prepare(tmp_path, keys) as collector:
+        collector.collect([leave(tmp_path, keys[-1])], nothing)
+    with prepare(tmp_path, keys) as collector:
+        collector.collect((Outcome(key, 0, "silent") for key in keys[:-1]), nothing)
+        assert collector.finish() == 2
+    with prepare(tmp_path, keys) as collector:  # and again, on the finished corpus
+        collector.collect((Outcome(key, 0, "silent") for key in keys[:-1]), nothing)
+        assert collector.finish() == 2
+
+
 def test_without_a_row_there_is_no_corpus(tmp_path):
     with prepare(tmp_path, ["a"]) as collector:
         collector.collect([Outcome("a", 0, "silent")], nothing)

@@ -69,3 +69,13 @@ def test_progress_tells_rate_and_time_left_without_the_start():
         "70 of 100 prompts, 1 failed, 3/s, 0:10 left",  # 60 in the 20 s since the first
         "100 of 100 prompts, 1 failed, 4.29/s, 0:00 left",
     ]
+
+
+def test_a_job_takes_as_many_actors_as_there_is_work_and_shares_of_this_machine(monkeypatch):
+    from actors.jobs import pool
+
+    monkeypatch.setattr(pool, "machine_cpus", lambda: 16)
+    monkeypatch.setattr(pool, "machine_gpus", lambda: 1)
+    assert pool.default_actors(100) == 8 and pool.default_actors(3) == 3 and pool.default_actors(0) == 1
+    assert pool.default_actors(100, num_cpus=4) == 4 and pool.default_actors(100, num_cpus=64) == 1
+    assert pool.default_actors(100, num_gpus=1) == 1 and pool.default_actors(100, num_gpus=0.25) == 4
