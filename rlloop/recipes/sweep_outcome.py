@@ -16,16 +16,25 @@ TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Outcome:
-    """`summary` is there only where the run finished; `reason` only where it did not."""
+    """`summary` is there only where the run finished; `reason` only where it did not.
+
+    `alarm_warns`: the configuration now has an alarm that ends no run, so a run that its alarm ended goes on.
+    """
 
     state: Literal["finished", "stopped", "failed", "waiting"]
     reason: str = ""
     summary: dict[str, Any] | None = None
+    alarm_warns: bool = False
+
+    @property
+    def was_ended_by_alarm(self) -> bool:
+        """Whether the run's own alarm ended it."""
+        return self.state == "stopped" and self.reason.startswith("alarm")
 
     @property
     def is_final(self) -> bool:
-        """Whether the same command would do nothing more: finished, or ended by its own alarm."""
-        return self.state == "finished" or self.reason.startswith("alarm")
+        """Whether the same command would do nothing more: finished, or ended by an alarm that still ends runs."""
+        return self.state == "finished" or (self.was_ended_by_alarm and not self.alarm_warns)
 
 
 def stored_outcome(trial: Trial, config: Config) -> Outcome:
@@ -49,7 +58,8 @@ def stored_outcome(trial: Trial, config: Config) -> Outcome:
         return Outcome("stopped", "interrupted")
     if summary["status"] == "finished":
         return Outcome("finished", summary=summary)
-    return Outcome(summary["status"], summary["reason"])
+    warns = config.evaluation.alarm.action == "warn"  # the digest leaves the alarm out: it may differ from the stored one
+    return Outcome(summary["status"], summary["reason"], alarm_warns=warns)
 
 
 def ended_outcome(trial: Trial, status: int, began: float) -> Outcome:

@@ -130,10 +130,17 @@ def test_how_a_trial_stands_is_read_from_its_folder(tmp_path):
     assert (found.state, found.is_final) == ("stopped", False)
     found = stored_outcome(*trial_on_disk(tmp_path, status="stopped", reason="SIGTERM received"))
     assert (found.state, found.reason, found.is_final) == ("stopped", "SIGTERM received", False)
-    found = stored_outcome(*trial_on_disk(tmp_path, status="stopped", reason="alarm: judge fell"))
-    assert (found.state, found.is_final) == ("stopped", True)
     found = stored_outcome(*trial_on_disk(tmp_path, status="finished", reason=""))
     assert found.is_final and found.summary == {"status": "finished", "reason": ""}
+
+
+def test_a_run_that_its_alarm_ended_goes_on_once_the_alarm_only_warns(tmp_path):
+    trial, config = trial_on_disk(tmp_path, status="stopped", reason="alarm: judge fell")
+    for action, is_final in (("stop", True), ("rollback", True), ("warn", False)):
+        alarm = config.evaluation.alarm.model_copy(update={"action": action})
+        now = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"alarm": alarm})})
+        found = stored_outcome(trial, now)
+        assert (found.state, found.was_ended_by_alarm, found.is_final) == ("stopped", True, is_final), action
 
 
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
