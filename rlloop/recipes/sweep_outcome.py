@@ -58,7 +58,7 @@ def stored_outcome(trial: Trial, config: Config) -> Outcome:
         return Outcome("stopped", "interrupted")
     if summary["status"] == "finished":
         return Outcome("finished", summary=summary)
-    warns = config.evaluation.alarm.action == "warn"  # the digest leaves the alarm out: it may differ from the stored one
+    warns = config.evaluation.alarm.action == "warn"  # may have changed: the digest leaves it out
     return Outcome(summary["status"], summary["reason"], alarm_warns=warns)
 
 

@@ -20,6 +20,7 @@ from rlloop.resources import Sizes
 AS_GIVEN = "as given"  # the one setting of a sweep over seeds alone
 OWN_KEYS = {"seed": "--seeds", "run_dir": "--out"}
 MAX_FOLDER = 80
+MAX_COUNT = 1000  # of seeds that are not listed: a longer number is one seed that lacks its comma
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Trial:
 
 
 def parse_axis(text: str) -> Axis:
-    """`a.b=[1, 2]` as an axis; the list is read as YAML, and 3e-5, which YAML takes for text, as a number.
+    """`a.b=[1, 2]` as an axis; the list is read as YAML, and 3e-5 and 1.5e4, which YAML takes for text, as
+    numbers.
 
     Raises:
         ValueError: no key, no list, an empty one, or a value twice.
@@ -85,11 +87,16 @@ def parse_seeds(text: str) -> list[int]:
     """`3` as 0, 1, 2; `4,7` as 4 and 7; `4,` as 4 alone.
 
     Raises:
-        ValueError: something else, none, or one twice.
+        ValueError: something else, none, one twice, or a count above MAX_COUNT.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or not all(re.fullmatch("[0-9]+", word) for word in words):
         raise ValueError(f"--seeds '{text}': expected how many (3) or which ones with commas between (0,4,7)")
+    if "," not in text and int(words[0]) > MAX_COUNT:
+        raise ValueError(
+            f"--seeds {words[0]} is a count, and {MAX_COUNT} is the most; for the one seed {words[0]} give "
+            f"--seeds {words[0]}, with a comma behind it"
+        )
     seeds = [int(word) for word in words] if "," in text else list(range(int(words[0])))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds '{text}' names {len(set(seeds))} different seeds; expected one or more, each once")
@@ -167,7 +174,7 @@ def total_sizes(found: Iterable[Sizes]) -> dict[str, int]:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 wants a dot in 3e-5; without one it is text."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+[eE][+-]?[0-9]+", value):
+    """YAML 1.1 wants a dot and a signed exponent: 3e-5 and 1.5e4 are text to it."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+", value):
         return float(value)
     return value

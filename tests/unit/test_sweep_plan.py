@@ -16,6 +16,7 @@ RATE = "stages.0.phases.0.learning_rate"
 
 def test_an_axis_is_a_key_and_a_yaml_list_and_3e_5_is_a_number():
     assert parse_axis(f"{RATE}=[3e-5,1e-4, 2]") == Axis(RATE, (3e-5, 1e-4, 2))
+    assert parse_axis("a=[1.5e4, -.5E3, 2.e3, 1.5e+4x, e4]").values == (15000.0, -500.0, 2000.0, "1.5e+4x", "e4")
     assert parse_axis("generator.options=[{variant: v1}, {}]").values == ({"variant": "v1"}, {})
 
 
@@ -35,6 +36,12 @@ def test_seeds_are_a_count_or_a_list():
     for text in ("0", "", "1,1", "a", "-1"):
         with pytest.raises(ValueError, match="--seeds"):
             parse_seeds(text)
+
+
+def test_one_seed_that_lacks_its_comma_is_no_count():
+    with pytest.raises(ValueError, match="is a count, and 1000 is the most; .* --seeds 14159265, with a comma"):
+        parse_seeds("14159265")
+    assert parse_seeds("14159265,") == [14159265] and len(parse_seeds("1000")) == 1000
 
 
 @pytest.mark.parametrize("value", [3e-5, 1, True, None, "v1", "3e-5", [0.1, 2], {"a": {"b": [1, "x y"]}}, "a: b"])
