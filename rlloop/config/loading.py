@@ -23,15 +23,25 @@ def load(config: str | os.PathLike | None = None, overrides: list[str] | None = 
         ValueError: one line that says what was found, what was expected and what to change.
     """
     path = find_preset(config or "mini")
+    raw = read_raw(path)
+    for override in overrides or []:
+        apply_override(raw, override)
+    return build(raw, source=str(path))
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """A configuration file as a plain mapping, not validated.
+
+    Raises:
+        ValueError: it cannot be read, or holds no mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: holds a {type(raw).__name__}; expected a mapping such as 'seed: 0'")
-    for override in overrides or []:
-        apply_override(raw, override)
-    return build(raw, source=str(path))
+    return raw
 
 
 def build(raw: dict[str, Any], source: str = "configuration") -> Config:
@@ -65,18 +75,18 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         if isinstance(here, list):
-            here = here[_index(here, part, key)]
+            here = here[index_in(here, part, key)]
         else:
             here = here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise ValueError(f"override '{override}': '{'.'.join(parents[: depth + 1])}' is a value, not a section")
     if isinstance(here, list):
-        here[_index(here, last, key)] = value
+        here[index_in(here, last, key)] = value
     else:
         here[last] = value
 
 
-def _index(items: list, part: str, key: str) -> int:
+def index_in(items: list, part: str, key: str) -> int:
     """Position of `part` in a list of the configuration: a number, or the name of a stage."""
     named = [n for n, item in enumerate(items) if isinstance(item, dict) and item.get("name") == part]
     if named:

@@ -1,10 +1,12 @@
 """What a sweep runs: dotted keys with several values, times seeds, each one trial of the loop in its own run directory.
 
-Pure: nothing here looks at the disk. `sweep` is of configurations; that of the conditioning score is score_sweep.py.
+Nothing here looks at a run: of the disk only the preset is read. `sweep` is of configurations; that of the conditioning
+score is score_sweep.py.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import re
@@ -15,10 +17,13 @@ from typing import Any
 
 import yaml
 
+from rlloop.config import find_preset
+from rlloop.config.loading import apply_override, index_in, read_raw
 from rlloop.resources import Sizes
 
 AS_GIVEN = "as given"  # the one setting of a sweep over seeds alone
 OWN_KEYS = {"seed": "--seeds", "run_dir": "--out"}
+Place = tuple[str | int, ...]
 MAX_FOLDER = 80
 MAX_COUNT = 1000  # of seeds that are not listed: a longer number is one seed that lacks its comma
 
@@ -61,8 +66,7 @@ class Trial:
 
 
 def parse_axis(text: str) -> Axis:
-    """`a.b=[1, 2]` as an axis; the list is read as YAML, and 3e-5 and 1.5e4, which YAML takes for text, as
-    numbers.
+    """`a.b=[1, 2]` as an axis; the list is read as YAML, 3e-5 and 1.5e4, which YAML takes for text, as numbers.
 
     Raises:
         ValueError: no key, no list, an empty one, or a value twice.
@@ -94,8 +98,8 @@ def parse_seeds(text: str) -> list[int]:
         raise ValueError(f"--seeds '{text}': expected how many (3) or which ones with commas between (0,4,7)")
     if "," not in text and int(words[0]) > MAX_COUNT:
         raise ValueError(
-            f"--seeds {words[0]} is a count, and {MAX_COUNT} is the most; for the one seed {words[0]} give "
-            f"--seeds {words[0]}, with a comma behind it"
+            f"--seeds {words[0]} is a count, and {MAX_COUNT} is the most; for seed {words[0]} alone give "
+            f"--seeds '{words[0]},' with its comma"
         )
     seeds = [int(word) for word in words] if "," in text else list(range(int(words[0])))
     if not seeds or len(set(seeds)) < len(seeds):
@@ -109,7 +113,7 @@ def plan_trials(
     """Every setting (all combinations of the axes' values) with every seed; seeds vary fastest.
 
     Raises:
-        ValueError: a key is given twice, or is one that the sweep itself sets.
+        ValueError: a key is given twice, in whatever spelling, or is one that the sweep itself sets.
     """
     keys = [override.partition("=")[0] for override in overrides] + [axis.key for axis in axes]
     for key in keys:
@@ -117,12 +121,56 @@ def plan_trials(
             raise ValueError(f"{key}= is set for each trial by the sweep; use {OWN_KEYS[key]}")
         if keys.count(key) > 1:
             raise ValueError(f"'{key}' is given {keys.count(key)} times; name it once, in --over or as KEY=VALUE")
+    refuse_overwritten(preset, overrides, axes)
     trials = []
     for setting, seed in itertools.product(settings(axes), seeds):
         run_dir = out.resolve() / setting.folder / f"seed{seed}"
         own = (f"seed={seed}", f"run_dir={to_text(str(run_dir))}")
         trials.append(Trial(preset, setting, seed, run_dir, (*overrides, *setting.overrides, *own)))
     return trials
+
+
+def refuse_overwritten(preset: str, overrides: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Every override must keep its effect: tables would name values that no trial has.
+
+    stages.3 and stages.crpo are one place, and a section as a value sets all the keys in it.
+
+    Raises:
+        ValueError: an override sets what an earlier one has set.
+    """
+    given = read_raw(find_preset(preset))
+    for setting in settings(axes):
+        raw: dict[str, Any] = copy.deepcopy(given)
+        keys: dict[Place, str] = {}
+        for override in (*overrides, *setting.overrides):
+            key = override.partition("=")[0]
+            place, is_there = find_place(raw, key)
+            for earlier, other in keys.items():
+                replaces_it = earlier[: len(place)] == place
+                if replaces_it or (is_there and place[: len(earlier)] == earlier):
+                    both = ".".join(map(str, max(place, earlier, key=len)))
+                    raise ValueError(
+                        f"'{other}' and '{key}' both set {both} of {preset}; set it once, in --over or as KEY=VALUE"
+                    )
+            apply_override(raw, override)
+            keys[place] = key
+
+
+def find_place(raw: dict[str, Any], key: str) -> tuple[Place, bool]:
+    """A dotted key with positions for what it names in lists, and whether something stands there.
+
+    Raises:
+        ValueError: a list has no such position or name.
+    """
+    here: Any = raw
+    place: list[str | int] = []
+    is_there = True
+    for part in key.split("."):
+        step = index_in(here, part, key) if isinstance(here, list) else part
+        is_there = isinstance(here, list) or (isinstance(here, dict) and step in here)
+        here = here[step] if is_there else None
+        place.append(step)
+    return tuple(place), is_there
 
 
 def settings(axes: Sequence[Axis]) -> list[Setting]:

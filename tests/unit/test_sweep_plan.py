@@ -39,7 +39,7 @@ def test_seeds_are_a_count_or_a_list():
 
 
 def test_one_seed_that_lacks_its_comma_is_no_count():
-    with pytest.raises(ValueError, match="is a count, and 1000 is the most; .* --seeds 14159265, with a comma"):
+    with pytest.raises(ValueError, match="is a count, and 1000 is the most; .* --seeds '14159265,' with its comma"):
         parse_seeds("14159265")
     assert parse_seeds("14159265,") == [14159265] and len(parse_seeds("1000")) == 1000
 
@@ -89,6 +89,28 @@ def test_keys_that_end_alike_keep_their_whole_names():
 def test_keys_of_the_sweep_and_repeated_ones_are_refused(overrides, axes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plan_trials("mini", overrides, axes, [0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "overs", "both"),
+    [  # in paper_mini the stage crpo is at position 3
+        (["stages.3.options.beta=100"], ["stages.crpo.options.beta=[500,2000]"], "stages.3.options.beta"),
+        ([], ["stages.3.tickets=[8,16]", "stages.crpo.tickets=[32]"], "stages.3.tickets"),
+        (["stages.crpo.options={beta: 100}"], ["stages.3.options.beta=[500]"], "stages.3.options.beta"),
+        (["stages.3.options.beta=100"], ["stages.crpo.options=[{}, {beta: 3}]"], "stages.3.options.beta"),
+        (["stages.3.name=last"], ["stages.3.tickets=[8]", "stages.last.tickets=[9]"], "stages.3.tickets"),
+    ],
+)
+def test_a_value_that_another_spelling_would_overwrite_is_refused(overrides, overs, both, tmp_path):
+    with pytest.raises(ValueError, match=f"both set {both} of paper_mini; set it once") as caught:
+        plan_trials("paper_mini", overrides, [parse_axis(text) for text in overs], [0], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_different_keys_of_one_section_are_swept_together(tmp_path):
+    axes = [Axis("stages.3.options", ({"lambda_fm": 0.5}, {})), Axis("stages.crpo.options.beta", (500, 2000))]
+    trials = plan_trials("paper_mini", ["stages.sft.batch=4", "stages.1.batch=4"], axes, [0], tmp_path)
+    assert [trial.name for trial in trials][0] == "options={lambda_fm: 0.5}, beta=500, seed 0" and len(trials) == 4
 
 
 @pytest.mark.parametrize(
