@@ -1,7 +1,9 @@
 """From the summaries of a sweep's runs to its table: means over seeds, paired with the first setting by seed.
 
 The unit is the run: intervals are 95 % t-intervals over run seeds (Student 1908). Prompts and evaluation seeds are the
-same in every run, so they do not say what other prompts would.
+same in every run, so they do not say what other prompts would. Settings are ranked on the seeds that all of them
+finished: a run that failed, or that its alarm ended, is most often a bad one, and to leave it out of one setting alone
+would favour that setting.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ Figures = dict[str, dict[str, float | None]]
 def aggregate(trials: Sequence[tuple[Trial, Outcome]]) -> dict[str, Any]:
     """Plain values: "settings" in the order of the trials, "best" (None where no seeds tell), "notes".
 
-    A setting has its finished seeds, the unfinished with state and reason, and per figure (reward, other scores,
-    distances) the estimates of before, after, gain, and of its gain less that of the first setting.
+    A setting has its finished seeds, the unfinished with state and reason, how many of these the alarm ended, and per
+    figure (reward, other scores, distances) the estimates of before, after, gain, and of its gain less that of the
+    first setting.
     """
     order = list(dict.fromkeys(trial.setting for trial, _ in trials))
     own = {setting: [(trial, o) for trial, o in trials if trial.setting == setting] for setting in order}
@@ -94,6 +97,7 @@ def _row(
         "reward": next((summary["score_label"] for summary in summaries.values()), None),
         "figures": cells,
         "alarms": sum(bool(summary["alarms"]) for summary in summaries.values()),
+        "ended_by_alarm": sum(o.was_ended_by_alarm for _, o in trials),
         "unfinished": [
             {"seed": t.seed, "state": o.state, "reason": o.reason, "run_dir": str(t.run_dir)}
             for t, o in trials
@@ -102,31 +106,38 @@ def _row(
     }
 
 
-def _best(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The setting with the largest mean gain, its interval, and how it compares with the next; notes for readers."""
-    notes = []
-    finished = [row for row in rows if row["n"]]
-    if len({row["reward"] for row in finished}) > 1:
+def _best(
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[int, Figures]]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The setting with the largest mean gain over the seeds that all settings have, its interval, and how it compares
+    with the next; or why none is named."""
+    if len(rows) < 2:
+        return None, ["no best setting is named: that takes two settings"] if rows else []
+    rewards = {row["reward"] for row in rows if row["n"]}
+    if len(rewards) > 1:
         return None, ["no best setting is named: the settings rank by different rewards"]
-    name = finished[0]["reward"] if finished else None
-    told = [row for row in finished if row["figures"].get(name, {}).get("gain", {}).get("ci_low") is not None]
-    if len(told) < 2:
-        return None, ["no best setting is named: that takes two settings with two finished seeds each"] if rows else []
-    ranked = sorted(told, key=lambda row: row["figures"][name]["gain"]["mean"], reverse=True)
-    left_out = [row["label"] for row in rows if row not in told]
-    if left_out:
-        notes.append(
-            f"not among the candidates for the best, with fewer than two finished seeds: {'; '.join(left_out)}"
-        )
-    best, following = ranked[0]["label"], ranked[1]["label"]
-    lead = paired_gains(figures[best], figures[following], name)
-    low = lead["ci_low"]
+    name = next(iter(rewards), None)
+    gains = {label: _gains(own, name) for label, own in figures.items()}
+    seeds = sorted(set.intersection(*(set(own) for own in gains.values())))
+    if len(seeds) < 2:
+        which = f"seed {seeds[0]} alone" if seeds else "no finished seed"
+        return None, [f"no best setting is named: that takes two seeds that all settings finished, they share {which}"]
+    means = {label: float(np.mean([own[seed] for seed in seeds])) for label, own in gains.items()}
+    best, following = sorted(means, key=means.__getitem__, reverse=True)[:2]
+    lead = estimate([gains[best][seed] - gains[following][seed] for seed in seeds])
     return {
         "label": best,
         "reward": name,
-        "gain": ranked[0]["figures"][name]["gain"],
+        "seeds": seeds,
+        "gain": estimate([gains[best][seed] for seed in seeds]),
         "next": following,
         "lead": lead,
-        "is_told_apart": low is not None and low > 0,
-        "num_candidates": len(told),
-    }, notes
+        "is_told_apart": lead["ci_low"] > 0,
+        "num_candidates": len(rows),
+    }, []
+
+
+def _gains(own: Mapping[int, Figures], name: str | None) -> dict[int, float]:
+    """Seed -> gain, of the runs that have one."""
+    found = {seed: figures[name]["gain"] for seed, figures in own.items() if name in figures}
+    return {seed: gain for seed, gain in found.items() if gain is not None and math.isfinite(gain)}

@@ -69,14 +69,19 @@ def words(found: Mapping[str, Any]) -> list[str]:
         verdict = "" if best["is_told_apart"] else "; these seeds do not tell the two apart"
         lines.append(
             f"largest mean gain of {best['reward']}: {best['label']}, {_with_interval(best['gain'])} over "
-            f"{best['gain']['n']} seeds; more than the next, {best['next']}, by {_with_interval(best['lead'])} on "
-            f"{best['lead']['n']} common seeds{verdict}"
+            f"the {len(best['seeds'])} seeds that all settings finished; more than the next, {best['next']}, by "
+            f"{_with_interval(best['lead'])} on the same seeds{verdict}"
         )
         lines.append(f"the best of {best['num_candidates']} was chosen on these very runs: its gain is optimistic")
     lines += found["notes"]
     for row in found["settings"]:
         if row["alarms"]:
             lines.append(f"{row['label']}: the alarm rang in {row['alarms']} of {row['n']} finished runs")
+        if row["ended_by_alarm"]:
+            lines.append(
+                f"{row['label']}: its alarm ended {row['ended_by_alarm']} of {row['n'] + len(row['unfinished'])} runs; "
+                "the table's means leave them out and so may look better than the setting is"
+            )
         for trial in row["unfinished"]:
             reason = f": {trial['reason']}" if trial["reason"] else ""
             lines.append(f"{trial['state']}: {row['label']}, seed {trial['seed']}{reason}")

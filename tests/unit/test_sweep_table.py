@@ -77,7 +77,7 @@ def test_a_best_setting_that_is_within_noise_says_so(tmp_path):
 
 def test_one_seed_names_no_best(tmp_path):
     found = swept(tmp_path, [0.1], [0.9])
-    assert found["best"] is None and "two finished seeds" in found["notes"][0]
+    assert found["best"] is None and "they share seed 0 alone" in found["notes"][0]
     assert not any("largest" in line for line in words(found))
 
 
@@ -89,7 +89,30 @@ def test_an_unfinished_trial_is_listed_and_its_seed_is_left_out_of_pairs(tmp_pat
     assert third["figures"] == {} and [t["state"] for t in third["unfinished"]] == ["failed", "failed", "waiting"]
     assert "failed: rate=1, seed 1: out of memory" in words(found)
     assert cells(found)[1][1][1] == "2 of 3" and cells(found)[1][2][2] == "-"
-    assert found["best"]["num_candidates"] == 2 and "rate=2" in found["notes"][0]
+    assert found["best"] is None and "they share no finished seed" in found["notes"][0]
+
+
+def test_settings_are_ranked_on_the_seeds_that_all_have_in_common(tmp_path):
+    # By its own survivors the second setting leads, 0.8 to 0.35; on seeds 0 and 1 the first does, 0.2 to 0.15.
+    alarm = Outcome("stopped", "alarm: reward rose while judge fell")
+    found = swept(tmp_path, [0.1, 0.3, 0.4, 0.6], [0.1, 0.2, 2.1, alarm], [0.0, 0.1, alarm, alarm])
+    best = found["best"]
+    assert found["settings"][1]["figures"]["reward"]["gain"]["mean"] == pytest.approx(0.8)
+    assert (best["label"], best["next"], best["seeds"], best["num_candidates"]) == ("rate=0", "rate=1", [0, 1], 3)
+    assert best["gain"]["mean"] == pytest.approx(0.2) and best["gain"]["n"] == 2
+    assert best["lead"]["mean"] == pytest.approx(0.05) and best["lead"]["n"] == 2
+    assert [row["ended_by_alarm"] for row in found["settings"]] == [0, 1, 2]
+    text = "\n".join(words(found))
+    assert "over the 2 seeds that all settings finished" in text
+    assert "rate=1: its alarm ended 1 of 4 runs" in text and "rate=2: its alarm ended 2 of 4 runs" in text
+    assert "rate=0: its alarm" not in text
+
+
+def test_survivors_of_the_alarm_win_nothing(tmp_path):
+    alarm = Outcome("stopped", "alarm: reward rose while judge fell")
+    found = swept(tmp_path, [0.1, 0.3, 0.4], [alarm, 0.9, alarm])
+    assert found["best"] is None and "they share seed 1 alone" in found["notes"][0]
+    assert "stopped: rate=1, seed 0: alarm: reward rose while judge fell" in words(found)
 
 
 def test_nothing_finished_yet_is_a_table_too(tmp_path):
