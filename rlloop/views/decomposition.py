@@ -24,6 +24,10 @@ OVER_RUNS = (
     "Each cell: Δ, the gain over the stage above as the mean over {num_runs} runs, with p and 95 % interval of a "
     "t-test over runs. ↓: a distance, lower is nearer."
 )
+OVER_UNLIKE_RUNS = (
+    "Each cell: Δ, the gain over the stage above as the mean over {num_runs} runs, without p and interval, because the "
+    "runs are not independent ones of one plan. ↓: a distance, lower is nearer."
+)
 GAP = 2  # columns of the terminal between columns of the table
 STAGE_WIDTH = 18
 

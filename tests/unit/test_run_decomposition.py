@@ -4,6 +4,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from rlloop.commands.main import app
 from rlloop.config import Config, build
 from rlloop.evaluation.decomposition import over_runs
 from rlloop.loop.snapshot import EvaluationResult
+from rlloop.recipes.decomposition_report import report
 from rlloop.recipes.evaluations import stored_results, write_result
 from rlloop.views.contributions import PUBLISHED, contribution_lines, order_of_contributions
 from rlloop.views.decomposition import markdown, over_runs_grid, run_grid, tables
@@ -228,7 +230,7 @@ def test_the_command_takes_one_run(tmp_path):
 
 def test_the_command_takes_the_mean_over_runs(tmp_path):
     runs = [
-        store(tmp_path / f"seed{n}", config("a", seed=min(n, 2)), result(0, 0.0), result(2, gain))
+        store(tmp_path / f"seed{n}", config("a", seed=n), result(0, 0.0), result(2, gain))
         for n, gain in enumerate((1.0, 2.0, 3.0))
     ]
     done = invoke(*runs, "--out", str(tmp_path / "found.json"))
@@ -238,11 +240,41 @@ def test_the_command_takes_the_mean_over_runs(tmp_path):
     half = 4.302652729911275 / math.sqrt(3)
     assert (cell["ci_low"], cell["ci_high"]) == (pytest.approx(2 - half), pytest.approx(2 + half))
     assert "mean over 3 runs" in done.output and "not independent" not in done.output
-    again = store(
-        tmp_path / "again", config("a", seed=2, sampler={"clips_per_prompt": 5}), result(0, 0.0), result(2, 1.0)
-    )
-    output = " ".join(invoke(*runs, again).output.split())
-    assert "seed 2 is that of" in output and "configured otherwise than" in output
+
+
+def keep_corpus(folder: str, identity: str, rows: int) -> None:
+    (Path(folder) / "corpus.json").write_text(json.dumps({"path": "anywhere", "identity": identity, "rows": rows}))
+
+
+@pytest.mark.parametrize(
+    ("more", "corpora", "said"),
+    [
+        ({"seed": 0}, [], "seed 0 is that of"),
+        ({"seed": 1, "sampler": {"clips_per_prompt": 5}}, [], "configured otherwise than"),
+        ({"seed": 1}, [("aa", 9), ("bb", 9)], "trained on another corpus than"),
+        ({"seed": 1}, [("aa", 9), ("aa", 8)], "(8 rows)"),
+        ({"seed": 1}, [("aa", 9), ("aa", 9)], None),
+        ({"seed": 1}, [("aa", 9)], None),
+    ],
+)
+def test_unlike_runs_have_a_mean_without_p_and_interval(tmp_path, more, corpora, said):
+    one = store(tmp_path / "one", config("a"), result(0, 0.0), result(2, 1.0))
+    two = store(tmp_path / "two", config("a", **more), result(0, 0.0), result(2, 2.0))
+    for folder, kept in zip((one, two), corpora, strict=False):
+        keep_corpus(folder, *kept)
+    found = report([Path(one), Path(two)])
+    cell = found.data["over_runs"][1]["gains"][REWARD]
+    assert cell["mean"] == pytest.approx(1.5) and cell["num_runs"] == 2
+    if said is None:
+        assert cell["p"] is not None and cell["ci_low"] is not None and "t-test over runs" in found.notes[0]
+        return
+    assert (cell["p"], cell["ci_low"], cell["ci_high"]) == (None, None, None)
+    assert found.data["order_of_contributions"][REWARD][0]["p"] is None
+    assert "without p and interval" in found.notes[0] and any(said in note for note in found.notes[1:])
+
+
+def on_other_seeds(one: EvaluationResult) -> EvaluationResult:
+    return replace(one, seeds=[[a + 10, b + 10] for a, b in SEEDS])
 
 
 def test_mistakes_are_one_line(tmp_path):
@@ -251,6 +283,11 @@ def test_mistakes_are_one_line(tmp_path):
     bare, empty = store(tmp_path / "bare", config("a"), result(0, 0.0)), store(tmp_path / "empty", config("a"))
     damaged = store(tmp_path / "damaged", config("a"), result(0, 0.0))
     (tmp_path / "damaged" / "evaluations" / "version000002.json").write_text("{")
+    elsewhere = store(
+        tmp_path / "elsewhere", config("a", seed=1), *map(on_other_seeds, (result(0, 0.0), result(2, 1.0)))
+    )
+    torn = store(tmp_path / "torn", config("a", seed=1), result(0, 0.0), result(2, 1.0))
+    (tmp_path / "torn" / "corpus.json").write_text('{"identity": "aa"}')
     unknown = store(tmp_path / "unknown", config("a"), result(0, 0.0))
     (tmp_path / "unknown" / "config.json").write_text('{"sede": 1}')
     for arguments, message in (
@@ -260,6 +297,8 @@ def test_mistakes_are_one_line(tmp_path):
         ([unknown], "did you mean 'seed'"),
         ([one, one], "is given twice"),
         ([bare, one], "evaluated at baseline alone"),
+        ([one, elsewhere], "other held-out prompts or seeds (4 and 4 prompts)"),
+        ([torn], "corpus.json is damaged"),
         ([one, two], "has the stages baseline, a and"),
         ([one, "--out", str(tmp_path / "no" / "a.json")], "there is no folder"),
     ):
