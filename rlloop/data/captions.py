@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlloop.data.prompts import decode
 
@@ -74,12 +75,20 @@ def locate(captions: Sequence[Captioned], root: Path) -> tuple[dict[str, Path], 
     files, missing = {}, {}
     for one in captions:
         wanted = _places(one, root)
-        place = next((path for path in wanted if path.is_file()), None)
+        place = next((path for path in wanted if is_file(path)), None)
         if place:
             files[one.id] = place
         else:
             missing[one.id] = f"no such file: {wanted[-1] if one.path else wanted[1]}, nor {wanted[0]}"
     return files, missing
+
+
+def is_file(path: Path) -> bool:
+    """As Path.is_file, and no where the system takes no such name (one of over 255 bytes, say)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _places(one: Captioned, root: Path) -> list[Path]:
@@ -113,7 +122,11 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Mapping]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    """A table with quotes as they should be; in a TSV a quote that does not close is a letter like any other."""
+    settings: dict[str, Any] = {"delimiter": delimiter, "strict": True}
+    if delimiter == "\t" and not _is_well_quoted(text, settings):
+        settings["quoting"] = csv.QUOTE_NONE
+    reader = csv.DictReader(io.StringIO(text, newline=""), **settings)
     try:
         columns = [(name or "").strip().lower() for name in reader.fieldnames or []]
         for keys in (CAPTION_KEYS, PATH_KEYS):
@@ -128,10 +141,19 @@ def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Ma
         raise ValueError(f"captions: {path} is no table near line {reader.line_num}: {error}; correct it") from None
 
 
+def _is_well_quoted(text: str, settings: Mapping[str, Any]) -> bool:
+    try:
+        return all(True for _ in csv.reader(io.StringIO(text, newline=""), **settings))
+    except csv.Error:
+        return False
+
+
 def _captioned(path: Path, place: str, row: Mapping) -> Captioned:
     if not isinstance(row, Mapping):
         raise ValueError(f"captions: {path} {place} holds a {type(row).__name__}; expected an object with a path")
     caption = next((row[key] for key in CAPTION_KEYS if isinstance(row.get(key), str)), None)
+    if caption is None and path.suffix.lower().startswith(".json") and any(key in row for key in CAPTION_KEYS):
+        caption = ""  # null, or no text: it costs itself, as an empty one does
     written, name = row.get("path") or "", row.get("id")
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name or ""
     if caption is None or not isinstance(written, str) or not isinstance(name, str) or not (written or name):

@@ -33,8 +33,12 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
             f"the corpus {corpus.folder} has latents of another autoencoder ({spec.latent_identity}, here "
             f"{source.identity()} of {source.path}); prepare it with this one: rlloop data prepare"
         )
-    if config.generator.target == "fluxaudio" and not spec.feature_shapes:
-        raise ValueError(
-            f"the corpus {corpus.folder} has no text features, which 'fluxaudio' does not make in training; prepare "
-            "it for this generator: rlloop data prepare"
-        )
+    if config.generator.target == "fluxaudio":  # it makes no text features in training
+        network = source.spec.network
+        wanted = {"text": (network.text_seq_len, network.text_dim), "text_c": (network.text_c_dim,)}
+        found = {name: tuple(shape) for name, shape in spec.feature_shapes.items()}
+        if found != wanted:
+            raise ValueError(
+                f"the corpus {corpus.folder} has the text features {found}, the network takes {wanted}; prepare it for "
+                "this generator: rlloop data prepare"
+            )

@@ -26,6 +26,7 @@ from rlloop.recipes.prompt_features import CLAP_WIDTH, EncoderFiles
 from rlloop.recipes.scorer import Scorer
 from rlloop.recipes.segments import cut_segments
 from rlloop.rewards.base import Clip
+from rlloop.rewards.guards import refuse_rate
 
 MAX_RECORDING_SECONDS = 3600.0  # a whole one is decoded at once: 1.3 GB of an hour in stereo at 44.1 kHz
 
@@ -82,6 +83,7 @@ class CorpusWorker:
             raise ValueError(f"{source.path} is another file here than the job began with; give every machine the same")
         self.encoder = LatentEncoder(source, device)
         self.text = None
+        self.unscored: dict[str, str] = {}  # key -> why its recording has no scores
         if text := preparation.text:
             self.text = FlanT5(text.t5, device), ClapText(text.clap, text.tokenizer, device)
 
@@ -92,16 +94,19 @@ class CorpusWorker:
 
     def _prepare(self, rows: Sequence[Mapping[str, str]]) -> Iterator[Outcome]:
         audio: dict[str, np.ndarray] = {}
+        self.unscored = {}
         for row in rows:
             try:
-                audio[row["key"]] = self._segments(row["file"])
+                audio[row["key"]] = self._segments(row)
             except Exception as error:  # whatever a strange file makes a decoder raise
                 yield Outcome(row["key"], 0, reason(error).removeprefix(f"{row['file']}: "))
         yield from self._leave([row for row in rows if row["key"] in audio], audio)
 
-    def _segments(self, file: str) -> np.ndarray:
+    def _segments(self, row: Mapping[str, str]) -> np.ndarray:
         source = self.encoder.source
-        recording, rate = read_audio(file, max_seconds=MAX_RECORDING_SECONDS)
+        recording, rate = read_audio(row["file"], max_seconds=MAX_RECORDING_SECONDS)
+        if low := refuse_rate(rate):
+            self.unscored[row["key"]] = low
         return cut_segments(recording, rate, source.spec.mel.sample_rate_hz, source.num_samples)
 
     def _leave(self, rows: Sequence[Mapping[str, str]], audio: Mapping[str, np.ndarray]) -> Iterator[Outcome]:
@@ -145,9 +150,13 @@ class CorpusWorker:
 
     def _score(self, owners: Sequence[Mapping[str, str]], waves: np.ndarray) -> tuple[list[dict], list[dict]]:
         rate = self.encoder.source.spec.mel.sample_rate_hz
-        return self.scorer.score_clips(
+        scores, reasons = self.scorer.score_clips(
             [Clip(wave, rate, owner["caption"]) for wave, owner in zip(waves, owners, strict=True)]
         )
+        for n, owner in enumerate(owners):  # rewards hear the clip at the autoencoder's rate, not at the file's
+            if low := self.unscored.get(owner["key"]):
+                scores[n], reasons[n] = dict.fromkeys(scores[n]), dict.fromkeys(scores[n], low)
+        return scores, reasons
 
     def _features(self, rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, np.ndarray]]:
         """Text features by key, of the caption alone, without a prefix (reference.md section 6)."""

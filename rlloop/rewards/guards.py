@@ -29,8 +29,8 @@ def refuse_shape(clip: Clip) -> str | None:
         return f"shape {audio.shape}, expected mono [T]"
     if not np.issubdtype(audio.dtype, np.floating):
         return f"{audio.dtype} samples, expected float within ±1"
-    if rate < MIN_RATE_HZ:
-        return f"sample rate {rate} Hz, expected at least {MIN_RATE_HZ}: half of what is heard would be missing"
+    if low := refuse_rate(rate):
+        return low
     if filter_values(rate, REFERENCE_HZ) > MAX_FILTER_VALUES:
         return f"sample rate {rate} Hz, expected one that shares a divisor with {REFERENCE_HZ} Hz"
     seconds = len(audio) / rate
@@ -39,6 +39,13 @@ def refuse_shape(clip: Clip) -> str | None:
     if seconds > MAX_SECONDS:
         return f"too long: {seconds:.0f} s, expected at most {MAX_SECONDS:g} s"
     return None
+
+
+def refuse_rate(rate_hz: int) -> str | None:
+    """Why a recording of this rate is not scored, whatever it was resampled to afterwards."""
+    if rate_hz >= MIN_RATE_HZ:
+        return None
+    return f"sample rate {rate_hz} Hz, expected at least {MIN_RATE_HZ}: half of what is heard would be missing"
 
 
 def refuse_sound(audio: np.ndarray) -> str | None:

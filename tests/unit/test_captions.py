@@ -93,3 +93,21 @@ def test_audio_is_found_by_the_challenge_s_rule_by_path_or_by_id(tmp_path):
     }
     assert list(missing) == ["gone", "eight"]
     assert "gone.wav" in missing["gone"] and "ne/gone_instrumental.mp3" in missing["gone"]
+
+
+def test_a_caption_that_is_no_text_costs_its_row_alone(tmp_path):
+    """As an empty one does: the job lists it."""
+    listed = [{"path": "00/1.mp3", "caption": None}, {"path": "00/2.mp3", "caption": "x"}]
+    assert [one.caption for one in read_captions(write(tmp_path / "c.json", json.dumps(listed)))] == ["", "x"]
+
+
+def test_a_quote_in_a_tsv_may_be_a_letter(tmp_path):
+    file = write(tmp_path / "c.tsv", 'path\tcaption\na.wav\t"Loud" drums\nb.wav\t"half\nc.wav\tx\n')
+    assert [one.caption for one in read_captions(file)] == ['"Loud" drums', '"half', "x"]
+    file = write(tmp_path / "d.tsv", 'path\tcaption\na.wav\t"two ""quoted""\twords"\n')
+    assert [one.caption for one in read_captions(file)] == ['two "quoted" words']
+
+
+def test_a_name_that_no_system_takes_is_a_file_that_is_not_there(tmp_path):
+    files, missing = locate([Captioned("x" * 300, "", "a"), Captioned("y", "z" * 300 + ".wav", "a")], tmp_path)
+    assert not files and set(missing) == {"x" * 300, "y"}

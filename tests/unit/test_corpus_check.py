@@ -1,6 +1,7 @@
 """A corpus of other labels, latents or autoencoders is refused before anything is trained on it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,3 +42,27 @@ def test_another_is_refused(tmp_path, changes, said):
 
 def test_a_corpus_that_nobody_noted_the_autoencoder_of_is_taken_at_its_word(tmp_path):
     check_corpus(CONFIG, write(tmp_path / "corpus", replace(SPEC, latent_identity="")))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "is_taken"),
+    [
+        ({"text": (77, 1024), "text_c": (512,)}, True),
+        ({}, False),
+        ({"text": (77, 1024)}, False),
+        ({"text": (77, 1024), "text_c": (1024,)}, False),
+    ],
+)
+def test_text_features_are_those_that_the_network_takes(tmp_path, shapes, is_taken):
+    (tmp_path / "vae.pth").touch()
+    files = {"network": "n", "autoencoder": str(tmp_path / "vae.pth"), "vocoder": "v", "prompts": "p"}
+    config = load("paper", [f"generator.options.{name}={path}" for name, path in files.items()])
+    corpus = SimpleNamespace(
+        folder=tmp_path, score_names=("tunejury",), latent_shape=(430, 40),
+        spec=CorpusSpec((430, 40), "", ("tunejury",), shapes),
+    )  # fmt: skip
+    if is_taken:
+        check_corpus(config, corpus)
+    else:
+        with pytest.raises(ValueError, match="text features .*the network takes"):
+            check_corpus(config, corpus)

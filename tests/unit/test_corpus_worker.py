@@ -104,6 +104,20 @@ def test_a_broken_reward_leaves_rows_without_its_score(audio, tmp_path):
     assert row.scores["Broken"] is None and row.scores["Loudness"] is not None
 
 
+def test_a_recording_of_too_low_a_rate_has_rows_without_scores(tmp_path):
+    """A reward would hear it at the autoencoder's rate and not know what is missing."""
+    soundfile.write(tmp_path / "low.wav", tone(6)[::2], RATE // 2)
+    soundfile.write(tmp_path / "good.wav", tone(6), RATE)
+    names = json.dumps([{"path": name, "caption": "drums"} for name in ("low.wav", "good.wav")])
+    (tmp_path / "captions.json").write_text(names)
+    made = plan(tmp_path, tmp_path / "out")
+    found = outcomes(CorpusWorker(made.job, 1, "cpu"), made)
+    (low,), (good,) = (open_corpus(part_folder(tmp_path / "out", key)) for key in ("low", "good"))
+    assert low.scores["Loudness"] is None and good.scores["Loudness"] is not None
+    (reason,) = found["low"].missing
+    assert "sample rate 8000 Hz, expected at least 16000" in reason and not found["good"].missing
+
+
 def test_published_stacks_keep_text_features_in_the_row(audio, tmp_path):
     network = replace(FluxAudioSpec(num_heads=2, depth=2, fused_depth=1), latent_dim=4, latent_seq_len=312)
     spec = GeneratorSpec(network, MEL_16K, autoencoder_width=8, clip_seconds=10.0)
@@ -160,4 +174,5 @@ def test_the_command_says_what_is_wrong_in_one_line(audio, tmp_path):
     assert done.exit_code == 2 and done.output.startswith("rlloop: 8 captions have audio") and done.output.count("\n") == 1  # fmt: skip  # noqa: E501
     done = CliRunner().invoke(app, [*given, "sed=1"])
     assert done.exit_code == 2 and "did you mean 'seed'" in done.output
-    assert "prepare" in CliRunner().invoke(app, ["data", "--help"]).output
+    out = CliRunner().invoke(app, ["data", "prepare", "--help"]).output
+    assert "rlloop data prepare" in out[out.index("Example") :]
