@@ -1,7 +1,7 @@
-"""What a run takes, as a table: actors, CPUs, GPUs and threads of each role, and whether this machine has them.
+"""What a run takes, as a table: actors, CPUs, GPUs, threads and node type of each role, and whether they are there.
 
 Pure: `--dry-run` prints the rows, the start refuses what does not fit. CPUs are logical ones of Ray's scheduler;
-threads are what torch really uses.
+threads are what torch really uses. A node type is a custom resource that its nodes have one of.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from pathlib import Path
 
 from rlloop.config import Config
 
+NODE_SHARE = 0.001  # of the one that a node has of its type: a thousand actors fit
+
 
 @dataclass(frozen=True)
 class Row:
-    """One role: `num_actors` actors, each with so many logical CPUs, GPUs and torch threads."""
+    """One role: `num_actors` actors, each with so many logical CPUs, GPUs and torch threads, on nodes of one type."""
 
     role: str
     num_actors: int
     cpus_each: float
     gpus_each: float
     threads_each: int
+    node: str | None = None
 
     @property
     def cpus(self) -> float:
@@ -31,6 +34,16 @@ class Row:
     @property
     def gpus(self) -> float:
         return self.num_actors * self.gpus_each
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """`count` nodes alike: what each has, and which types it is of."""
+
+    count: int
+    cpus_each: float
+    gpus_each: float
+    types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -48,13 +61,59 @@ class Sizes:
 
 
 def resources(config: Config) -> list[Row]:
-    """The rows of the resource table. Gate, pump, buffer and policy store take no CPU: they wait for others."""
-    roles = {"sampler": config.sampler, **config.scorer.all_pools}
-    rows = [Row(name, role.num_actors, role.num_cpus, role.num_gpus, role.threads) for name, role in roles.items()]
+    """The rows of the resource table; a pool that scales is counted at its most.
+
+    Gate, pump, buffer and policy store take no CPU: they wait for others.
+    """
+    bounds, sampler = config.sampler.autoscale, config.sampler
+    most_samplers = sampler.model_copy(update={"num_actors": bounds.max}) if bounds else sampler
+    roles = {"sampler": most_samplers, **config.scorer.all_pools}
+    rows = [Row(name, r.num_actors, r.num_cpus, r.num_gpus, r.threads, r.node) for name, r in roles.items()]
     trainer, evaluation = config.trainer, config.evaluation
-    rows.append(Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads))
-    rows.append(Row("evaluator", 1, evaluation.num_cpus, evaluation.num_gpus, evaluation.threads))
+    rows.append(Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads, trainer.node))
+    rows.append(Row("evaluator", 1, evaluation.num_cpus, evaluation.num_gpus, evaluation.threads, evaluation.node))
     return [*rows, Row("control", 4, 0.0, 0.0, 1)]
+
+
+def node_types(config: Config) -> list[str]:
+    """The node types that roles ask for."""
+    return sorted({row.node for row in resources(config) if row.node})
+
+
+def node_request(node: str | None) -> dict[str, float]:
+    """What an actor asks of Ray to land on a node type: a little of its custom resource."""
+    return {node: NODE_SHARE} if node else {}
+
+
+def check_nodes(rows: Sequence[Row], alive: Sequence[Nodes], possible: Sequence[Nodes] = ()) -> str | None:
+    """One line if a cluster lacks a node type, or CPUs or GPUs of one or in all; None if all fits.
+
+    Args:
+        alive: the nodes that are there; possible: those that an autoscaler may have in all, if there is one.
+    """
+    every = [*alive, *possible]
+    for node in sorted({row.node for row in rows if row.node}):
+        wanting = [row for row in rows if row.node == node]
+        if not any(node in each.types for each in every):
+            known = sorted(frozenset().union(*(each.types for each in every)))
+            start = f"--resources '{{\"{node}\": 1}}'"
+            return (
+                f"{wanting[0].role} wants nodes of type '{node}', no node is (types there are: "
+                f"{', '.join(known) or 'none'}); start Ray on some with {start}, or set node: null"
+            )
+        there = most([each for each in alive if node in each.types], [each for each in possible if node in each.types])
+        if problem := check_fits(wanting, *there):
+            return f"on nodes of type '{node}', {problem}, or add nodes of that type"
+    return check_fits(rows, *most(alive, possible))
+
+
+def most(alive: Sequence[Nodes], possible: Sequence[Nodes]) -> tuple[float, float]:
+    """CPUs and GPUs that there are, or can be if that is more."""
+    sums = [
+        (sum(n.count * n.cpus_each for n in nodes), sum(n.count * n.gpus_each for n in nodes))
+        for nodes in (alive, possible)
+    ]
+    return max(cpus for cpus, _ in sums), max(gpus for _, gpus in sums)
 
 
 def check_fits(rows: Sequence[Row], cpus: float, gpus: float) -> str | None:

@@ -17,6 +17,7 @@ def cross_checks(config: Config) -> list[str]:
         names = [reward.name for reward in rewards]
         problems += [f"{key}: two are named '{name}'; give each its own name" for name in repeated(names)]
     problems += crossover_problems(config)
+    problems += autoscale_problems(config)
     problems += judge_problems(config)
     first = 0
     for stage in config.stages:
@@ -41,6 +42,21 @@ def crossover_problems(config: Config) -> list[str]:
         for key, t in times.items()
         if t is not None and not second
     ]
+
+
+def autoscale_problems(config: Config) -> list[str]:
+    """Idle shares say something only where sampling and training overlap, and the start lies within the bounds."""
+    bounds, start = config.sampler.autoscale, config.sampler.num_actors
+    if bounds is None:
+        return []
+    if not bounds.min <= start <= bounds.max:
+        return [f"sampler.num_actors is {start}, outside sampler.autoscale {bounds.min} to {bounds.max}; change one"]
+    if config.loop.max_staleness == 0:
+        return [
+            "sampler.autoscale needs loop.max_staleness 1 or more: with 0 samplers and trainer wait for each other in "
+            "turn, whatever their number; set sampler.autoscale to null or raise max_staleness"
+        ]
+    return []
 
 
 def stage_problems(config: Config, stage: Stage) -> list[str]:

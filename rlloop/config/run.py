@@ -111,7 +111,7 @@ class Config(Section):
             phase.pop("micro_batch_size")
         for key in ("compile", "device"):
             decisive["generator"].pop(key)
-        for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers"):
+        for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers", "node"):
             decisive["trainer"].pop(key)
         for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
             decisive["loop"].pop(key)
@@ -119,7 +119,7 @@ class Config(Section):
             decisive["evaluation"].pop(key)
         pools = decisive["scorer"].pop("pools")
         for role in (decisive["sampler"], decisive["scorer"], decisive["evaluation"], *pools.values()):
-            for key in ("num_actors", "num_cpus", "num_gpus"):
+            for key in ("num_actors", "num_cpus", "num_gpus", "node", "autoscale"):
                 role.pop(key, None)
         if pools:  # where a reward runs decides nothing, which threads it takes may
             decisive["scorer"]["pools"] = pools

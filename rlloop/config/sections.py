@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+NodeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Section(BaseModel):
@@ -66,7 +68,26 @@ class Role(Section):
     num_cpus: float = Field(0.25, ge=0, description="logical CPUs that each actor reserves")
     num_gpus: float = Field(0.0, ge=0, description="GPU share that each actor reserves")
     threads: int = Field(1, ge=1, description="torch threads inside each actor")
+    node: NodeType | None = Field(
+        None, description="type of node it runs on, a custom resource of Ray: those of cluster/; null: anywhere"
+    )
+
+
+class Bounds(Section):
+    """From how many actors to how many a pool may be scaled."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Bounds:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
 
 
 class Sampler(Role):
+    autoscale: Bounds | None = Field(
+        None, description="{min, max}: num_actors follows the idle shares of trainer and pools; null: it stays"
+    )
     clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")

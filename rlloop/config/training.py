@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlloop.config.sections import Section
+from rlloop.config.sections import NodeType, Section
 
 
 class Trainer(Section):
@@ -16,6 +16,7 @@ class Trainer(Section):
     num_cpus: float = Field(0.5, ge=0, description="logical CPUs of each worker")
     num_gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     threads: int = Field(2, ge=1, description="torch threads of each worker")
+    node: NodeType | None = Field(None, description="type of node that the workers run on; null: anywhere")
     zero_stage: Literal[1, 2] = 1
     weight_decay: float = Field(1e-6, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.95)

@@ -22,15 +22,15 @@ def print_plan(config: Config, run_dir: str, console: Console | None = None) -> 
 def resource_table(rows: list[Row], cpus: float, gpus: float) -> Table:
     """Each role's actors and shares, their sums, and what this machine has."""
     table = Table(title="what each role takes", title_justify="left")
-    for column in ("role", "actors", "CPUs", "GPUs", "threads each"):
-        table.add_column(column, justify="left" if column == "role" else "right")
+    for column in ("role", "actors", "CPUs", "GPUs", "threads each", "nodes"):
+        table.add_column(column, justify="left" if column in ("role", "nodes") else "right")
     for row in rows:
         threads = str(row.threads_each) if row.role != "control" else "-"
-        table.add_row(row.role, str(row.num_actors), f"{row.cpus:g}", f"{row.gpus:g}", threads)
+        table.add_row(row.role, str(row.num_actors), f"{row.cpus:g}", f"{row.gpus:g}", threads, row.node or "any")
     table.add_section()
     total_cpus, total_gpus = sum(row.cpus for row in rows), sum(row.gpus for row in rows)
-    table.add_row("sum", str(sum(row.num_actors for row in rows)), f"{total_cpus:g}", f"{total_gpus:g}", "")
-    table.add_row("this machine", "", f"{cpus:g}", f"{gpus:g}", "")
+    table.add_row("sum", str(sum(row.num_actors for row in rows)), f"{total_cpus:g}", f"{total_gpus:g}", "", "")
+    table.add_row("this machine", "", f"{cpus:g}", f"{gpus:g}", "", "")
     return table
 
 

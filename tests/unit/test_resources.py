@@ -18,7 +18,7 @@ from rlloop.preflight import (
     num_snapshots,
     prepare_run_dir,
 )
-from rlloop.resources import check_fits, resources, sizes
+from rlloop.resources import NODE_SHARE, Nodes, check_fits, check_nodes, node_request, node_types, resources, sizes
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = {"sampler": {"num_actors": 2, "num_cpus": 0.4}, "scorer": {"num_cpus": 0.2}, "evaluation": {"num_cpus": 0.2}}
@@ -43,6 +43,60 @@ def test_a_refusal_has_both_numbers():
 def test_tenths_that_sum_to_the_machine_fit():
     rows = resources(build({"sampler": {"num_actors": 3, "num_cpus": 0.3}, "scorer": {"num_cpus": 0.1}}))
     assert check_fits(rows, cpus=0.9 + 0.1 + 0.5 + 0.25, gpus=0) is None
+
+
+PLACED = {
+    "sampler": {"num_actors": 4, "num_cpus": 1, "num_gpus": 1, "node": "sampler"},
+    "scorer": {"num_gpus": 0.5, "node": "reward"},
+    "trainer": {"num_gpus": 1, "node": "trainer"},
+}
+HEAD, REWARD, TRAINER = (
+    Nodes(1, 8, gpus, frozenset({name})) for name, gpus in (("head", 0), ("reward", 1), ("trainer", 1))
+)
+
+
+def test_node_types_fit_with_both_numbers():
+    rows = resources(build(PLACED))
+    two = [HEAD, REWARD, TRAINER, Nodes(2, 8, 1, frozenset({"sampler"}))]
+    problem = check_nodes(rows, two)
+    assert problem.startswith("on nodes of type 'sampler', the roles take 4 GPUs (sampler 4), there are 2;")
+    assert problem.endswith("or add nodes of that type")
+    assert check_nodes(rows, [*two, Nodes(2, 8, 1, frozenset({"sampler"}))]) is None
+    missing = check_nodes(rows, [HEAD, Nodes(9, 8, 1, frozenset({"sampler"}))])
+    assert (
+        "scorer wants nodes of type 'reward', no node is" in missing and "(types there are: head, sampler)" in missing
+    )
+    assert check_nodes(resources(build({})), [Nodes(1, 1, 0)]).startswith("the roles take 1.25 CPUs")
+
+
+def test_what_an_autoscaler_may_start_counts():
+    rows = resources(build(PLACED))
+    alive = [HEAD]
+    groups = [Nodes(4, 8, 1, frozenset({"sampler"})), REWARD, TRAINER]
+    assert check_nodes(rows, alive, groups) is None
+    few = check_nodes(
+        rows,
+        [*alive, REWARD, TRAINER, Nodes(1, 8, 1, frozenset({"sampler"}))],
+        [Nodes(3, 8, 1, frozenset({"sampler"}))],
+    )
+    assert "sampler 4), there are 3" in few
+
+
+def test_a_pool_that_scales_is_counted_at_its_most():
+    rows = resources(build({"sampler": {"num_actors": 1, "num_cpus": 0.5, "autoscale": {"max": 4}}}))
+    assert rows[0].num_actors == 4 and rows[0].cpus == 2
+
+
+def test_placement_decides_no_result():
+    plain, placed = (
+        build({}),
+        build({"sampler": {"node": "sampler", "autoscale": {"max": 4}}, "trainer": {"node": "a"}}),
+    )
+    assert placed.digest() == plain.digest()
+    assert node_types(placed) == ["a", "sampler"] and node_types(plain) == []
+    assert node_request("a") == {"a": NODE_SHARE} and node_request(None) == {}
+    with pytest.raises(ValueError, match="sampler.node"):
+        build({"sampler": {"node": "node:10.0.0.1"}})
 
 
 def test_the_default_fits_two_logical_cpus():
