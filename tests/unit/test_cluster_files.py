@@ -1,0 +1,289 @@
+"""The files of cluster/ against Ray's own schema, each other and the presets, without a cloud."""
+
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlloop.config import PRESETS, load
+from rlloop.resources import Nodes, check_nodes, node_types, resources
+
+REPOSITORY = Path(__file__).parents[2]
+CLUSTER = REPOSITORY / "cluster"
+CLOUDS = ("gpu", "gpu-gcp")
+TYPES = {"head", "sampler", "reward", "trainer"}
+PLACED = [path.stem for path in sorted(PRESETS.glob("*.yaml")) if node_types(load(path))]
+OFFICIAL = ("fluxaudio_s_44k_gclef", "vae_44k", "bigvgan_v2_44k")
+
+
+def read(name):
+    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+
+
+def prepared(name):
+    """As `ray up` sees it, defaults filled in; refused where Ray would refuse it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(read(name))
+    validate_config(config)
+    return config
+
+
+def kuberay():
+    """(documents, what Ray's autoscaler makes of the RayCluster)."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    documents = list(yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text()))
+    cluster = next(d for d in documents if d["kind"] == "RayCluster")
+    cluster["metadata"]["namespace"] = "default"
+    return documents, _derive_autoscaling_config_from_ray_cr(cluster)
+
+
+def test_a_preset_names_node_types():
+    assert "cluster" in PLACED
+
+
+def node_groups(name):
+    """type -> (CPUs, GPUs, most nodes, node type)."""
+    config = kuberay()[1] if name == "kuberay" else prepared(name)
+    return {
+        node: (each["resources"].get("CPU"), each["resources"].get("GPU", 0), max(1, each["max_workers"]), each)
+        for node, each in config["available_node_types"].items()
+    }
+
+
+@pytest.mark.parametrize("name", [*CLOUDS, "gpu-onprem"])
+def test_ray_takes_the_file_as_it_is(name):
+    config = prepared(name)
+    assert config["cluster_name"] == "rlloop" and config["max_workers"] >= 4
+    assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert all(command.startswith("source ~/rlloop/cluster/env.sh") for command in commands)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for remote, local in config["file_mounts"].items():
+        assert local.startswith("~/") or (remote == f"~/rlloop/{local}" and (REPOSITORY / local).exists())
+
+
+def test_a_wrong_key_is_refused_by_the_same_check():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    wrong = read("gpu")
+    wrong["available_node_types"]["sampler"]["max_nodes"] = 4
+    with pytest.raises(Exception, match="max_nodes"):
+        validate_config(prepare_config(wrong))
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_each_type_has_its_own_size_disk_time_and_set_up(name):
+    config = prepared(name)
+    nodes = config["available_node_types"]
+    assert set(nodes) == TYPES and config["head_node_type"] == "head"
+    assert sum(node["max_workers"] for node in nodes.values()) <= config["max_workers"]
+    for node, has in nodes.items():
+        assert has["resources"][node] == 1 and has["labels"]["node"] == node
+        assert TYPES & set(has["resources"]) == {node}
+        set_up = has.get("worker_setup_commands", config["head_setup_commands"])
+        assert f"bash ~/rlloop/cluster/setup.sh {node}" in set_up
+    workers = TYPES - {"head"}
+    assert "GPU" not in nodes["head"]["resources"] and all(nodes[node]["resources"]["GPU"] == 1 for node in workers)
+    assert all(nodes[node]["idle_timeout_s"] >= 300 for node in workers)
+    assert {node for node in TYPES if nodes[node]["labels"]["market"] == "spot"} == {"sampler"}
+    text = json.dumps({node: nodes[node]["node_config"] for node in TYPES})
+    assert text.lower().count('"spot"') == 1 and "spot" in json.dumps(nodes["sampler"]["node_config"]).lower()
+    disks = [
+        json.dumps(nodes[node]["node_config"].get("BlockDeviceMappings", nodes[node]["node_config"].get("disks")))
+        for node in TYPES
+    ]
+    assert all("Size" in disk for disk in disks) and len(set(disks)) >= 3
+
+
+def test_the_twins_have_one_shape():
+    groups = {name: node_groups(name) for name in (*CLOUDS, "kuberay")}
+    for name in ("gpu-gcp", "kuberay"):
+        for node in TYPES - {"head"}:
+            mine, other = groups["gpu"][node][3], groups[name][node][3]
+            for key in ("min_workers", "max_workers", "idle_timeout_s"):
+                assert mine[key] == other[key], (name, node, key)
+            assert mine["labels"]["node"] == other["labels"]["node"] == node
+
+
+@pytest.mark.parametrize("name", [*CLOUDS, "kuberay"])
+@pytest.mark.parametrize("preset", PLACED)
+def test_presets_with_node_types_fit_every_cluster(name, preset):
+    config = load(preset)
+    nodes = [
+        Nodes(most, cpus, gpus, frozenset({"head" if node == "headgroup" else node}))
+        for node, (cpus, gpus, most, _) in node_groups(name).items()
+    ]
+    assert check_nodes(resources(config), nodes) is None
+    bounds = config.sampler.autoscale
+    assert bounds is None or bounds.max * config.sampler.num_gpus <= node_groups(name)["sampler"][2]
+
+
+def test_node8_fits_eight_gpus_and_one_gpu_one():
+    for preset, gpus in (("node8", 8), ("one_gpu", 1)):
+        config = load(preset)
+        assert check_nodes(resources(config), [Nodes(1, 32 if gpus == 8 else 4, gpus)]) is None
+        assert check_nodes(resources(config), [Nodes(1, 32, gpus - 1)]) is not None
+
+
+def environment(**given):
+    """What cluster/env.sh exports, read by bash itself."""
+    script = f"source {CLUSTER / 'env.sh'} && env -0"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"HOME": "/home/me", "PATH": os.environ["PATH"], **given},
+        capture_output=True,
+        check=True,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.decode().split("\0") if "=" in line)
+
+
+def test_the_environment_of_a_node():
+    found = environment()
+    assert found["RLLOOP_RUNS"] == "/mnt/rlloop/runs" and found["RAY_AUTH_MODE"] == "token"
+    assert found["RAY_JOB_STOP_SIGNAL"] == "SIGINT" and found["RAY_JOB_STOP_WAIT_TIME_S"] == "120"
+    assert found["PATH"].startswith("/home/me/rlloop/.venv/bin:")
+    assert environment(RLLOOP_MOUNT="/data")["RLLOOP_RUNS"] == "/data/runs"
+    features = load("cluster").generator.options["prompts"]
+    assert features.startswith(found["RLLOOP_MOUNT"] + "/")
+
+
+def weights_of(node):
+    """Names that cluster/setup.sh fetches on a type of node: its own case statement, run by bash."""
+    text = (CLUSTER / "setup.sh").read_text()
+    rule = text[text.index("generator=") : text.index("# shellcheck")]
+    done = subprocess.run(["bash", "-c", f"node={node}\n{rule}\necho $weights"], capture_output=True, text=True)
+    return done.returncode, set(done.stdout.split())
+
+
+def test_a_node_fetches_what_its_roles_load():
+    from rlloop.weights.catalogue import catalogue
+
+    for node in TYPES:
+        status, names = weights_of(node)
+        assert status == 0 and names <= set(catalogue()) and set(OFFICIAL) <= names
+    assert {"tunejury", "clap_scoring", "mert_v1_330m", "roberta_base"} <= weights_of("reward")[1]
+    assert {"flan_t5_large", "clap_conditioning", "roberta_base"} <= weights_of("head")[1]
+    assert weights_of("samplr")[0] == 1
+    options = load("cluster").generator.options
+    assert {options["network"], options["autoencoder"], options["vocoder"]} == set(OFFICIAL)
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "env.sh", "node_of.sh"])
+def test_scripts_parse(script):
+    assert subprocess.run(["bash", "-n", CLUSTER / script]).returncode == 0
+
+
+def test_every_machine_of_the_on_premise_file_has_a_type():
+    def node_of(address):
+        done = subprocess.run(["bash", CLUSTER / "node_of.sh", address], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    found = [node_of(address) for address in read("gpu-onprem")["provider"]["worker_ips"]]
+    assert set(found) == TYPES - {"head"}
+    assert node_of("10.9.9.9") is None
+
+
+def test_the_manifest_has_the_fields_of_the_resource():
+    """Names as in KubeRay's ray.io/v1 types: HeadGroupSpec, WorkerGroupSpec, AutoscalerOptions."""
+    documents, _ = kuberay()
+    claim, cluster = documents
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    spec = cluster["spec"]
+    assert cluster["apiVersion"] == "ray.io/v1" and spec["authOptions"] == {"mode": "token"}
+    assert set(spec) <= {
+        "rayVersion",
+        "authOptions",
+        "enableInTreeAutoscaling",
+        "autoscalerOptions",
+        "headGroupSpec",
+        "workerGroupSpecs",
+    }
+    assert set(spec["autoscalerOptions"]) == {"version", "idleTimeoutSeconds"}
+    assert set(spec["headGroupSpec"]) == {"serviceType", "rayStartParams", "labels", "template"}
+    worker = {
+        "groupName",
+        "replicas",
+        "minReplicas",
+        "maxReplicas",
+        "idleTimeoutSeconds",
+        "rayStartParams",
+        "labels",
+        "template",
+    }
+    assert all(set(group) == worker for group in spec["workerGroupSpecs"])
+    assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        check_pod(
+            group["template"]["spec"], group["labels"]["node"], claim["metadata"]["name"], group["rayStartParams"]
+        )
+
+
+def check_pod(pod, node, claim, params):
+    """One container that Ray runs in, one that fetches; mounts are volumes; the environment is cluster/env.sh's."""
+    (container,), (fetch,) = pod["containers"], pod["initContainers"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    for each in (container, fetch):
+        assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
+        assert each["image"] == container["image"]
+    assert volumes["share"]["persistentVolumeClaim"]["claimName"] == claim
+    assert all(isinstance(value, str) for value in params.values()), "rayStartParams are strings"
+    assert json.loads(json.loads(params["resources"])) == {node: 1}
+    assert float(params["num-cpus"]) == float(container["resources"]["limits"]["cpu"])
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (node != "head")
+    assert fetch["command"] == ["rlloop", "weights", "fetch"] and set(fetch["args"]) == weights_of(node)[1]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    expected = environment()
+    for name in (
+        "RLLOOP_RUNS",
+        "RAY_JOB_STOP_SIGNAL",
+        "RAY_JOB_STOP_WAIT_TIME_S",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    ):
+        assert values[name] == expected[name]
+
+
+def test_the_ray_of_the_manifest_is_the_one_that_is_installed():
+    import ray
+
+    assert kuberay()[0][1]["spec"]["rayVersion"] == ray.__version__
+
+
+def test_the_image_holds_what_the_package_needs():
+    copied = [
+        line.split()[1:-1] for line in (CLUSTER / "Dockerfile").read_text().splitlines() if line.startswith("COPY")
+    ]
+    assert {name for names in copied for name in names} == {
+        "pyproject.toml",
+        "README.md",
+        "rlloop",
+        "actors",
+        "configs",
+    }
+
+
+def test_what_a_job_uploads_is_small_and_without_runs(tmp_path):
+    """Ray's own packer on this working tree with planted runs: the package holds nothing of them, of .git or .venv."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import _zip_files
+
+    planted = tmp_path / "tree"
+    left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__")
+    shutil.copytree(REPOSITORY, planted, ignore=left_out)
+    for name in ("runs/a/journal.log", ".git/x", ".venv/lib.so", "bench/out.bin", "a.pt", "features/f.parquet"):
+        (planted / name).parent.mkdir(parents=True, exist_ok=True)
+        (planted / name).write_bytes(b"0" * 10)
+    package = tmp_path / "package.zip"
+    _zip_files(str(planted), get_runtime_env_default_excludes(), str(package), include_gitignore=True)
+    names = zipfile.ZipFile(package).namelist()
+    assert "rlloop/main.py" in names and "configs/cluster.yaml" in names and "actors/driver.py" in names
+    assert not [
+        n for n in names if n.startswith(("runs/", ".git/", ".venv/", "bench/", "features/")) or n.endswith(".pt")
+    ]
+    assert package.stat().st_size < 25 * 2**20
