@@ -215,14 +215,14 @@ class Buffer:
             "stop_reason": self.stop_reason,
         }
 
-    def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int]] | None:
-        """(generation, best, median) keys (ticket, clip) of the newest selected cohort, for the listeners."""
+    def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+        """(generation, best, median, worst) keys (ticket, clip) of the newest selected cohort, for the listeners."""
         newest = max((k for k in self.ledger.selections if self.ledger.plan.generations[k].tickets), default=-1)
         if newest >= 0 and (self._extremes is None or self._extremes[0] != newest):
             ranked = cohort_candidates(self.ledger, newest, self.ledger.plan.stage_of(newest))
             if ranked:
-                middle = ranked[len(ranked) // 2]
-                self._extremes = newest, (ranked[0].ticket, ranked[0].clip), (middle.ticket, middle.clip)
+                best, median, worst = ((ranked[n].ticket, ranked[n].clip) for n in (0, len(ranked) // 2, -1))
+                self._extremes = newest, best, median, worst
         return self._extremes
 
     # ---- inside

@@ -98,6 +98,7 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) ->
     session = Session(str(path), startup.take_epoch(path))
     view.phase("starting Ray")
     startup.start_ray()
+    startup.record_environment(session.path, session.epoch)
     return session
 
 

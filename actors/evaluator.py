@@ -1,7 +1,8 @@
 """Evaluator: a named actor that samples and scores fixed held-out (prompt, seed) pairs with a pinned version.
 
 It uses the same Sampler and Scorer outside the stream; its rollouts never enter the buffer. Results are files, one a
-version, so they are idempotent and survive everything. It also decodes the best and the median rollout to listen to.
+version, so they are idempotent and survive everything. It also decodes the best, the median and the worst rollout to
+listen to.
 """
 
 from __future__ import annotations
@@ -106,15 +107,15 @@ class Evaluator:
         write_result(path, replace(result, alarms=found, seconds=time.time() - began))
 
     def _listen(self) -> None:
-        """Decodes the best and the median rollout of the newest cohort."""
+        """Decodes the best, the median and the worst rollout of the newest cohort."""
         from rlloop.data.rollouts import read_rows, rollout_path
         from rlloop.recipes.evaluations import write_clip
 
         found = self.session.call("evaluator", "buffer", "extremes")
         if found is None or found == self.extremes:
             return
-        k, best, median = found
-        for name, (ticket, clip) in (("best", best), ("median", median)):
+        k, *keys = found
+        for name, (ticket, clip) in zip(("best", "median", "worst"), keys, strict=True):
             path = rollout_path(self.session.path, ticket)
             if path.exists():
                 row = read_rows(path, {clip: ""}, "")[0]

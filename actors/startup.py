@@ -252,6 +252,17 @@ def start_ray() -> None:
     raise TimeoutError(f"driver waits for Ray to start: not up within 30 s in {START_ATTEMPTS} attempts; free some CPU")
 
 
+def record_environment(run_dir: Path, epoch: int) -> None:
+    """Keeps versions and hardware of this start beside the run: what a report says that it ran on."""
+    import ray
+
+    from rlloop.loop.environment import record_start
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    kinds = ("CPU", "GPU", "accelerator_type:")  # not the addresses that are among them
+    record_start(run_dir, epoch, [{k: v for k, v in node.items() if k.startswith(kinds)} for node in nodes])
+
+
 def wait_for_old_epochs(run_dir: Path, epoch: int, timeout_s: float) -> None:
     """Waits until no actor of an earlier epoch of this run is left.
 

@@ -70,6 +70,7 @@ def build_summary(
         "wall_seconds": round(snapshot.time - snapshot.started_at, 1),
         "failures": dict(snapshot.failures),
         "restarts": dict(snapshot.restarts),
+        "messages": list(snapshot.messages),
         "evaluations": [evaluation_entry(evaluation, config) for evaluation in snapshot.evaluations],
         "decomposition": stages.rows,
         "decomposition_notes": stages.notes,

@@ -22,6 +22,7 @@ SCALARS = {
     "train/{metric}": "what the algorithm reports beside its loss, as implicit_accuracy; step: update",
     "train/grad_norm": "gradient norm before clipping; step: update",
     "train/learning_rate": "learning rate of an update; step: update",
+    "train/seconds": "how long an update took; step: update",
     "sync/seconds": "from publishing a version until the last sampler has loaded it; step: version",
     "pools/{pool}_busy": "share of the last minute that a pool worked, 0 to 1; step: seconds",
     "pools/{pool}_idle": "share of the last minute that a pool waited, 0 to 1; step: seconds",

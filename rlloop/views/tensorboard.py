@@ -166,7 +166,7 @@ class RunWriter:
         # A trainer that restarts from a checkpoint repeats updates; their first report stands.
         if point.step <= self.written.update:
             return
-        for name in ("loss", "grad_norm", "learning_rate"):
+        for name in ("loss", "grad_norm", "learning_rate", "seconds"):
             self._scalar(f"train/{name}", getattr(point, name), point.step, point.time)
         for name, value in point.metrics.items():
             self._scalar("train/{metric}", value, point.step, point.time, metric=name)
