@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
+from itertools import takewhile
 from pathlib import Path
 
 from actors.session import Session
@@ -21,10 +22,15 @@ from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.snapshot import TrainPoint
-from rlloop.recipes.cohort import close_cohort, cohort_candidates, cohort_stats
+from rlloop.recipes.cohort import close_cohort, cohort_candidates
+from rlloop.recipes.disk import free_bytes, full_disk, kept_free, show_bytes
 from rlloop.recipes.gauges import BusyWindow
+from rlloop.recipes.rollout_files import RolloutFiles
+from rlloop.recipes.run_state import RunState, newest_cohort, oldest_start
 
 log = logging.getLogger(__name__)
+KEPT_POINTS = 5000  # as many as a checkpoint has
+DISK_EVERY_S = 1.0
 
 
 class Buffer:
@@ -35,14 +41,20 @@ class Buffer:
         self.config = session.config
         self._lock = lock_journal(session.path, self.config.loop.wait_timeout_s)
         self.journal = Journal(session.path / "journal" / "journal.log")
-        self.ledger = Ledger(session.plan)
-        self.closed_at: dict[int, float] = {}
-        for record, when in self.journal.replay():
-            self._fold(record, when)
+        self.state = RunState(self.config, session.plan)
+        snapshot, records = self.journal.restore()
+        if snapshot is not None:
+            self.state.load(snapshot)
+        for record, when in records:
+            self.state.fold(record, when)
+        self.compact_at = self.config.limits.journal_tail
+        self.files = RolloutFiles(session.path, self.config, session.plan)
+        self.files.prune(self.ledger)
+        self.kept_free, self.free_bytes = kept_free(session.path, self.config), free_bytes
+        self._disk_seen = -DISK_EVERY_S
         self.stop_reason = ""
         self.fatal = ""
-        self.stats: dict[int, object] = {}
-        self.points: deque[TrainPoint] = deque(maxlen=20_000)
+        self.points: deque[TrainPoint] = deque(maxlen=KEPT_POINTS)
         self.trainer_state, self.trainer_starts = "starting", 0
         roles = ("sampler", *self.config.scorer.all_pools)
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
@@ -55,6 +67,10 @@ class Buffer:
             self._do(r.EpochBegan(session.epoch))
         self._close_cohorts()
 
+    @property
+    def ledger(self) -> Ledger:
+        return self.state.ledger
+
     # ---- the gate's side
 
     def begin_segment(self) -> int:
@@ -65,6 +81,7 @@ class Buffer:
 
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
         """Never blocks; idempotent by segment and slot."""
+        self._watch_disk()
         decision = gate.next_ticket(
             self.ledger, segment, slot, self.config.loop.max_staleness, draining=bool(self.stop_reason)
         )
@@ -116,6 +133,12 @@ class Buffer:
         except OSError as error:
             self._no_disk(error)
             return
+        self.files.add(scored.ticket, size)
+        if self.files.num_bytes > self.config.limits.rollouts:
+            self._end(
+                f"{self.session.run_dir}: its rollouts take {show_bytes(self.files.num_bytes)}, limits.rollouts is "
+                f"{show_bytes(self.config.limits.rollouts)}, and none can go yet; raise it and repeat the command"
+            )
         clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
         rollouts = tuple(r.RolloutRecord(n, s, dict(sc), dict(why)) for n, (s, sc, why) in enumerate(clips))
         for role, seconds in scored.worker_seconds.items():
@@ -141,6 +164,13 @@ class Buffer:
         if self.stop_reason:
             return "stop", self.stop_reason
         selected = self.ledger.selections.get(k)
+        if selected is None and k < oldest_start(self.ledger.version, self.config):
+            newest = self.ledger.version
+            self._end(
+                f"{self.session.run_dir}: what generation {k} was trained on is gone, version {newest} is published; "
+                f"the checkpoints of the last {self.config.trainer.keep_checkpoints} versions are damaged: restore one"
+            )
+            return "stop", self.stop_reason
         if selected is None:
             return "wait", ""
         if selected.stopped:
@@ -154,7 +184,7 @@ class Buffer:
         if version == self.ledger.version + 1:
             self._do(r.Published(version))
             self.last_progress = time.time()
-            self._prune(version - 2)
+            self.files.prune(self.ledger)
 
     def progress(self, state: str, points: list[TrainPoint]) -> str:
         """The trainer's report; a gauge. Points that are known are not taken again. Answers the stop reason, or ''."""
@@ -182,13 +212,7 @@ class Buffer:
     def report(self, since_step: int) -> dict:
         """What the driver composes a Snapshot from; points after `since_step` only."""
         ledger, now = self.ledger, time.time()
-        for k in ledger.selections:
-            if k not in self.stats and ledger.plan.generations[k].tickets:
-                self.stats[k] = cohort_stats(ledger, k, self.closed_at.get(k, now))
-        live = [t for t in ledger.tickets if t.state in ("buffered", "selected")]
-        waiting = [
-            ledger.plan.generation_of(n).k - t.version for n, t in enumerate(ledger.tickets) if t.state == "buffered"
-        ]
+        oldest = next(iter(ledger.held.values()), None)
         return {
             "version": ledger.version,
             "segment": ledger.segment,
@@ -196,15 +220,15 @@ class Buffer:
             "failures": dict(ledger.failures),
             "clips_generated": ledger.clips_generated,
             "clips_per_minute": self.busy.clips_per_minute(ledger, now),
-            "buffer_rollouts": sum(len(t.rollouts) for t in live),
-            "buffer_bytes": sum(t.num_bytes for t in live),
-            "oldest_rollout_seconds": max((now - t.times.get("buffered", now) for t in live), default=None),
-            "staleness_now": sum(waiting) / len(waiting) if waiting else None,
+            "buffer_rollouts": ledger.held_rollouts,
+            "buffer_bytes": ledger.held_bytes,
+            "oldest_rollout_seconds": None if oldest is None else now - oldest,
+            "staleness_now": ledger.lag_buffered / ledger.counts["buffered"] if ledger.counts["buffered"] else None,
             "busy": self.busy.shares(now),
             "items": {role: self.busy.items[role] for role in self.busy.items},
             "trainer_state": self.trainer_state,
-            "cohorts": [self.stats[k] for k in sorted(self.stats)],
-            "points": [p for p in self.points if p.step > since_step],
+            "cohorts": [self.state.cohorts[k] for k in sorted(self.state.cohorts)],
+            "points": list(takewhile(lambda p: p.step > since_step, reversed(self.points)))[::-1],
             "messages": list(self.messages),
             "fatal": self.fatal,
             "earlier_seconds": ledger.earlier_seconds,
@@ -213,12 +237,13 @@ class Buffer:
             "stopped": next((s.stopped for s in ledger.selections.values() if s.stopped), ""),
             "last_progress": self.last_progress,
             "stop_reason": self.stop_reason,
+            "rollout_bytes": self.files.num_bytes,
         }
 
     def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]] | None:
         """(generation, best, median, worst) keys (ticket, clip) of the newest selected cohort, for the listeners."""
-        newest = max((k for k in self.ledger.selections if self.ledger.plan.generations[k].tickets), default=-1)
-        if newest >= 0 and (self._extremes is None or self._extremes[0] != newest):
+        newest = newest_cohort(self.ledger)
+        if newest is not None and (self._extremes is None or self._extremes[0] != newest):
             ranked = cohort_candidates(self.ledger, newest, self.ledger.plan.stage_of(newest))
             if ranked:
                 best, median, worst = ((ranked[n].ticket, ranked[n].clip) for n in (0, len(ranked) // 2, -1))
@@ -238,11 +263,6 @@ class Buffer:
         for seen in self.workers.values():
             seen.clear()
 
-    def _fold(self, record: r.Record, when: float) -> None:
-        self.ledger.apply(record, when)
-        if isinstance(record, r.Selected):
-            self.closed_at[record.generation] = when
-
     def _do(self, record: r.Record) -> None:
         """Journals first, then folds: what is acknowledged is on disk."""
         if newer_epoch(self.session.path) > self.session.epoch:
@@ -253,22 +273,38 @@ class Buffer:
         except OSError as error:
             self._no_disk(error)
             raise
-        self._fold(record, when)
+        self.state.fold(record, when)
+        if self.journal.num_bytes > self.compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """A snapshot instead of what a restart would read; not before as many bytes again as it has itself."""
+        try:
+            size = self.journal.compact(self.state.dump())
+        except OSError as error:
+            log.warning("%s: no snapshot (%s); the journal goes on without", self.session.run_dir, error)
+            size = self.compact_at
+        self.compact_at = max(self.config.limits.journal_tail, 2 * size)
+
+    def _watch_disk(self) -> None:
+        """Ends the run while there is still room for its last checkpoint."""
+        now = time.monotonic()
+        if now < self._disk_seen + DISK_EVERY_S or self.fatal:
+            return
+        self._disk_seen, free = now, self.free_bytes(self.session.path)
+        if free < self.kept_free:
+            self._end(full_disk(self.session.path, free, self.kept_free))
 
     def _no_disk(self, error: OSError) -> None:
-        self.fatal = (
+        self._end(
             f"{self.session.run_dir}: cannot write ({error.strerror}); nothing committed is lost: "
             "free space there and repeat the command"
         )
-        self.stop(self.fatal)
 
-    def _prune(self, k: int) -> None:
-        """Removes rollouts of cohort k that no selection holds; latents of selected tickets stay."""
-        if k < 0:
-            return
-        for ticket in self.ledger.plan.generations[k].tickets:
-            if self.ledger.tickets[ticket].state == "dropped":
-                rollout_path(self.session.path, ticket).unlink(missing_ok=True)
+    def _end(self, reason: str) -> None:
+        """The run ends with this line and a status other than zero."""
+        self.fatal = self.fatal or reason
+        self.stop(self.fatal)
 
 
 def newer_epoch(run_dir: Path) -> int:

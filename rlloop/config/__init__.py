@@ -7,13 +7,13 @@ from rlloop.config.checks import cross_checks, differing_generations, generation
 from rlloop.config.judges import ALARM_EVALUATIONS, ALARM_PROMPTS
 from rlloop.config.loading import PRESETS, build, find_preset, load
 from rlloop.config.rewards import RewardEntry, RewardPool, Scorer, plain_rewards, score_name
-from rlloop.config.run import Alarm, Config, Evaluation, Loop, resolve_rewards
+from rlloop.config.run import Alarm, Config, Evaluation, Limits, Loop, resolve_rewards
 from rlloop.config.sections import Generator, Role, Sampler, Sampling, Section
 from rlloop.config.training import Phase, Selection, Stage, Trainer
 
 __all__ = [
-    "ALARM_EVALUATIONS", "ALARM_PROMPTS", "PRESETS", "Alarm", "Config", "Evaluation", "Generator", "Loop", "Phase",
-    "RewardEntry", "RewardPool", "Role", "Sampler", "Sampling", "Scorer", "Section", "Selection", "Stage", "Trainer",
-    "build", "cross_checks", "differing_generations", "find_preset", "generation_stages", "load", "plain_rewards",
-    "resolve_rewards", "score_name", "selection_read",
+    "ALARM_EVALUATIONS", "ALARM_PROMPTS", "PRESETS", "Alarm", "Config", "Evaluation", "Generator", "Limits", "Loop",
+    "Phase", "RewardEntry", "RewardPool", "Role", "Sampler", "Sampling", "Scorer", "Section", "Selection", "Stage",
+    "Trainer", "build", "cross_checks", "differing_generations", "find_preset", "generation_stages", "load",
+    "plain_rewards", "resolve_rewards", "score_name", "selection_read",
 ]  # fmt: skip

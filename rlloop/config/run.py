@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ByteSize, Field, ValidationError, model_validator
 
 from rlloop.config.rewards import RewardEntry, Scorer, plain_rewards
 from rlloop.config.sections import Generator, Role, Sampler, Sampling, Section
@@ -21,6 +21,33 @@ class Loop(Section):
     wait_timeout_s: float = Field(120.0, gt=0, description="deadline of waits between processes")
     stall_timeout_s: float = Field(900.0, gt=0, description="no commit and no step for so long ends the run")
     max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
+
+
+class Limits(Section):
+    """Bytes, as a number or as 8GiB, that a run of any length stays below; what cannot fit is refused at its start."""
+
+    min_free_disk: ByteSize | None = Field(
+        None, description="less than this free where the run lives ends it; null: one more checkpoint and 64 MiB"
+    )
+    rollouts: ByteSize = Field(
+        ByteSize(8 * 2**30), description="rollouts on disk; kept are those that a phase, the report or a restart reads"
+    )
+    checkpoints: ByteSize = Field(ByteSize(128 * 2**30), description="checkpoints and stored averages")
+    audio: ByteSize = Field(
+        ByteSize(2**30),
+        description="clips in audio/, and as many again in the event files; the oldest go first, never those of "
+        "version 0, of ends of stages, of the best version and of the newest",
+    )
+    journal: ByteSize = Field(ByteSize(4 * 2**30), description="the journal with its archive, which keeps every record")
+    journal_tail: ByteSize = Field(
+        ByteSize(4 * 2**20), ge=2**10, description="records since the last snapshot, which a restarted buffer reads"
+    )
+    object_store: ByteSize | None = Field(
+        None,
+        ge=80 * 2**20,
+        description="Ray's object store on this machine (a cluster has its own); null: Ray's choice",
+    )
+    spill: ByteSize = Field(ByteSize(16 * 2**30), description="objects that Ray writes to disk; more ends the run")
 
 
 class Alarm(Section):
@@ -77,6 +104,7 @@ class Config(Section):
     trainer: Trainer = Field(default_factory=Trainer)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     loop: Loop = Field(default_factory=Loop)
+    limits: Limits = Field(default_factory=Limits)
     stages: list[Stage] = Field(default_factory=lambda: [Stage(name="expert_iteration")], min_length=1)
 
     @model_validator(mode="after")
@@ -106,7 +134,9 @@ class Config(Section):
 
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
-        decisive = self.model_dump(mode="json", exclude={"run_dir", "corpus"})  # the corpus has an identity of its own
+        decisive = self.model_dump(
+            mode="json", exclude={"run_dir", "corpus", "limits"}
+        )  # the corpus has an identity of its own
         for phase in [phase for stage in decisive["stages"] for phase in stage["phases"]]:
             phase.pop("micro_batch_size")
         for key in ("compile", "device"):

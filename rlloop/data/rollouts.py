@@ -52,7 +52,11 @@ def rollout_path(run_dir: Path, ticket: int) -> Path:
 
 
 def write_rollouts(path: Path, scored: ScoredTicket) -> int:
-    """Writes a ticket's clips, synced to disk; returns bytes."""
+    """Writes a ticket's clips, synced to disk; returns bytes.
+
+    Raises:
+        OSError: they cannot be written; nothing of them is left.
+    """
     count = len(scored.seeds)
     table = pa.table(
         {
@@ -67,9 +71,13 @@ def write_rollouts(path: Path, scored: ScoredTicket) -> int:
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        pq.write_table(table, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return path.stat().st_size
 
 

@@ -7,46 +7,41 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from rlloop.loop import records as r
 from rlloop.loop.plan import Plan
+from rlloop.loop.tickets import FINAL, STATES, Ticket, Tickets
 
-STATES = ("open", "leased", "buffered", "selected", "trained", "dropped", "failed")
-FINAL = ("trained", "dropped", "failed")
-
-
-@dataclass
-class Ticket:
-    state: str = "open"
-    version: int | None = None
-    attempts: int = 0
-    slot: int | None = None
-    workers: dict[str, str] = field(default_factory=dict)  # role -> who computes it now
-    rollouts: tuple[r.RolloutRecord, ...] = ()
-    num_bytes: int = 0
-    reason: str = ""
-    times: dict[str, float] = field(default_factory=dict)
+__all__ = ["FINAL", "STATES", "Ledger", "Ticket"]
+MAX_REASONS = 100  # distinct ones that are counted by themselves
+OTHER_REASONS = "other reasons"
 
 
 class Ledger:
-    """All tickets of a plan, with the scores of their rollouts."""
+    """All tickets of a plan, with the scores of their rollouts until a cohort is forgotten."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.epoch = 0
         self.segment = 0
         self.version = 0
-        self.tickets = [Ticket() for _ in range(plan.num_tickets)]
+        self.tickets = Tickets(plan.num_tickets)
         self.selections: dict[int, r.Selected] = {}
         self.cohort_open = {g.k: len(g.tickets) for g in plan.generations}
         self.slots: dict[int, int] = {}
         self.counts = Counter({"open": plan.num_tickets})
         self.failures: Counter[str] = Counter()
         self.clips_generated = 0
+        self.tickets_buffered = 0  # ever
+        self.held: dict[int, float] = {}  # buffered or selected ticket -> since when, oldest first
+        self.held_rollouts = self.held_bytes = 0
+        self.lag_buffered = 0  # versions that the buffered tickets lag, summed
+        self.forgotten = 0  # cohorts before this one are
         self.earlier_seconds = 0.0  # from the first to the last record of each epoch before this one
         self._epoch_began = self._last = 0.0
-        self._open = list(range(plan.num_tickets))
+        self._fresh = 0  # no ticket from here on was ever leased
+        self._reopened: list[int] = []  # heap
 
     def apply(self, record: r.Record, time: float = 0.0) -> None:
         """Folds one record in. A record that the state forbids is a bug or a damaged journal: AssertionError."""
@@ -55,18 +50,41 @@ class Ledger:
 
     def lowest_open(self) -> int | None:
         """The lowest ticket that is neither leased nor closed."""
-        while self._open and self.tickets[self._open[0]].state != "open":
-            heapq.heappop(self._open)
-        return self._open[0] if self._open else None
+        while self._reopened and self.tickets[self._reopened[0]].state != "open":
+            heapq.heappop(self._reopened)
+        while self._fresh < len(self.tickets) and self.tickets[self._fresh].state != "open":
+            self._fresh += 1
+        fresh = [self._fresh] if self._fresh < len(self.tickets) else []
+        return min(self._reopened[:1] + fresh, default=None)
+
+    def forget_cohorts(self, before: int) -> None:
+        """Drops scores and times of the tickets of published generations before this one; their states stay."""
+        assert before <= self.version, (before, self.version)
+        for k in range(self.forgotten, before):
+            for number in self.plan.generations[k].tickets:
+                self.tickets.forget(number)
+        self.forgotten = max(self.forgotten, before)
+
+    def forget_selections(self, kept: Iterable[int], before: int) -> None:
+        """Drops the selections of generations before this one, but not the kept ones."""
+        for k in [k for k in self.selections if k < before]:
+            if k not in kept:
+                del self.selections[k]
 
     def is_closed(self, k: int) -> bool:
         """Whether each ticket of cohort k is buffered, failed or dropped."""
         return self.cohort_open[k] == 0
 
     def _move(self, number: int, state: str, time: float) -> Ticket:
-        ticket = self.tickets[number]
+        ticket = self.tickets.touch(number)
         self.counts[ticket.state] -= 1
         self.counts[state] += 1
+        if ticket.state == "buffered":
+            self.lag_buffered -= self._lag(number, ticket)
+        if number in self.held and state in FINAL:
+            del self.held[number]
+            self.held_rollouts -= len(ticket.rollouts)
+            self.held_bytes -= ticket.num_bytes
         ticket.state = state
         ticket.times[state] = time
         return ticket
@@ -77,7 +95,15 @@ class Ledger:
             self.slots.pop(ticket.slot, None)
         ticket.version = ticket.slot = None
         ticket.workers = {}
-        heapq.heappush(self._open, number)
+        heapq.heappush(self._reopened, number)
+
+    def _lag(self, number: int, ticket: Ticket) -> int:
+        return self.plan.generation_of(number).k - (ticket.version or 0)
+
+    def _count_failure(self, reason: str) -> None:
+        """Reasons are texts of exceptions and may all differ: beyond a number of them they are one."""
+        is_new = reason not in self.failures and len(self.failures) >= MAX_REASONS
+        self.failures[OTHER_REASONS if is_new else reason] += 1
 
     def _close(self, number: int) -> None:
         self.cohort_open[self.plan.generation_of(number).k] -= 1
@@ -110,23 +136,28 @@ class Ledger:
 
     def _on_Released(self, record: r.Released, time: float) -> None:
         self.tickets[record.ticket].attempts = record.attempts
-        self.failures[record.reason] += 1
+        self._count_failure(record.reason)
         self._reopen(record.ticket, time)
 
     def _on_Buffered(self, record: r.Buffered, time: float) -> None:
         assert self.tickets[record.ticket].state in ("open", "leased"), (record, self.tickets[record.ticket])
         ticket = self._move(record.ticket, "buffered", time)
         ticket.version, ticket.rollouts, ticket.num_bytes = record.version, record.rollouts, record.num_bytes
+        self.held[record.ticket] = time
+        self.held_rollouts += len(record.rollouts)
+        self.held_bytes += record.num_bytes
+        self.lag_buffered += self._lag(record.ticket, ticket)
+        self.tickets_buffered += 1
         self.clips_generated += len(record.rollouts)
-        for rollout in record.rollouts:
-            self.failures.update(rollout.reasons.values())
+        for reason in [reason for rollout in record.rollouts for reason in rollout.reasons.values()]:
+            self._count_failure(reason)
         self._close(record.ticket)
 
     def _on_Failed(self, record: r.Failed, time: float) -> None:
         assert self.tickets[record.ticket].state in ("open", "leased"), (record, self.tickets[record.ticket])
         ticket = self._move(record.ticket, "failed", time)
         ticket.reason = record.reason
-        self.failures[record.reason] += 1
+        self._count_failure(record.reason)
         self._close(record.ticket)
 
     def _on_Selected(self, record: r.Selected, time: float) -> None:

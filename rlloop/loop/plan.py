@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -52,14 +54,27 @@ class Plan:
     def generation_of(self, ticket: int) -> Generation:
         if not 0 <= ticket < self.num_tickets:
             raise ValueError(f"ticket {ticket} is outside the plan's 0..{self.num_tickets - 1}")
-        return self.generations[bisect.bisect_right([g.first_ticket for g in self.generations], ticket) - 1]
+        return self.generations[bisect.bisect_right(self._first_tickets, ticket) - 1]
+
+    @cached_property
+    def _first_tickets(self) -> list[int]:
+        return [g.first_ticket for g in self.generations]
+
+    @cached_property
+    def _steps_before(self) -> list[int]:
+        return list(accumulate((self.steps_of(g.k) for g in self.generations), initial=0))
+
+    @cached_property
+    def _stage_starts(self) -> list[int]:
+        """The first generation of each stage."""
+        return list(accumulate((stage.generations for stage in self.stages), initial=0))[:-1]
 
     def stage_of(self, k: int) -> Stage:
         return self.stages[self.generations[k].stage]
 
     def steps_before(self, k: int) -> int:
         """Updates of all generations before k."""
-        return sum(self.steps_of(g.k) for g in self.generations[:k])
+        return self._steps_before[k]
 
     def steps_of(self, k: int) -> int:
         return sum(phase.updates for phase in self.stage_of(k).phases)
@@ -76,8 +91,7 @@ class Plan:
 
     def stage_start(self, k: int) -> int:
         """The first generation of generation k's stage, and so the version that the stage began from."""
-        number = self.generations[k].stage
-        return next(g.k for g in self.generations if g.stage == number)
+        return self._stage_starts[self.generations[k].stage]
 
     def generation_named(self, source: str, k: int) -> int:
         """Which generation's selection a source of generation k's mixture is: previous, generation:K or stage:NAME."""
@@ -92,15 +106,28 @@ class Plan:
         Raises:
             ValueError: there is none.
         """
-        found = [g.k for g in self.generations if self.stages[g.stage].name == name]
+        found = [number for number, stage in enumerate(self.stages) if stage.name == name]
         if not found:
             raise ValueError(f"no stage is named '{name}'; there are {[stage.name for stage in self.stages]}")
-        return found[-1]
+        return self._stage_starts[found[-1]] + self.stages[found[-1]].generations - 1
+
+    def selections_to_keep(self, first: int) -> set[int]:
+        """Selections that generations from `first` on may still read, earlier than `first`; later ones all stay.
+
+        A source that names no earlier generation (generation:K with K after it, previous of 0) reads nothing.
+        """
+        kept = {first - 1} if first > 0 else set()
+        for number, stage in enumerate(self.stages):
+            last = self._stage_starts[number] + stage.generations - 1
+            for name in {name for phase in stage.phases for name in phase.sources} if last >= first else ():
+                if name.partition(":")[0] in ("generation", "stage"):
+                    kept.add(self.generation_named(name, last))
+        return {k for k in kept if 0 <= k < first}
 
     def variant_of(self, version: int) -> str | None:
         """Score variant that the stages before a version gave the network; None is the generator's own."""
-        given = [self.stage_of(k).variant for k in range(version)]
-        return next((variant for variant in reversed(given) if variant), None)
+        over = [stage.variant for stage, start in zip(self.stages, self._stage_starts, strict=True) if start < version]
+        return next((variant for variant in reversed(over) if variant), None)
 
     def stage_ends(self) -> list[int]:
         """Versions at which a stage is complete; evaluated always, kept on disk always."""

@@ -35,5 +35,5 @@ class BusyWindow:
     def clips_per_minute(self, ledger: Ledger, now: float) -> float:
         """Clips of tickets whose sampling ended within the window, per minute."""
         done = self._done["sampler"]
-        clips = ledger.clips_generated / max(1, sum(1 for t in ledger.tickets if t.rollouts))
+        clips = ledger.clips_generated / max(1, ledger.tickets_buffered)
         return 60.0 * clips * len(done) / min(self.seconds, max(1.0, now - self._began))

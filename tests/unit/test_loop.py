@@ -184,3 +184,72 @@ def test_a_scorer_follows_its_sampler_without_an_attempt_but_its_death_is_one():
         assert record == r.Started(0, worker, attempts)
         ledger.apply(record)
     assert isinstance(gate.on_started(ledger, 0, "scorer-d", max_attempts=3), r.Failed)
+
+
+def test_forgotten_cohorts_keep_their_states_and_nothing_else():
+    ledger = make_ledger(((3, 2),))
+    for k in range(2):
+        for slot in range(2):
+            buffer(ledger, grant(ledger, 2 * k + slot, staleness=0).ticket)
+        close_and_publish(ledger, k)
+    assert len(ledger.tickets.known) == 4
+    ledger.forget_cohorts(1)
+    assert [t.state for t in ledger.tickets] == ["trained", "dropped", "trained", "dropped", "open", "open"]
+    assert ledger.tickets[0].rollouts == () and ledger.tickets[2].rollouts
+    assert sorted(ledger.tickets.known) == [2, 3]
+    ledger.forget_selections({0}, 2)
+    assert sorted(ledger.selections) == [0]
+    with pytest.raises(AssertionError):
+        ledger.forget_cohorts(3)
+    assert gate.on_started(ledger, 0, "sampler-late", 3) is None
+    assert ledger.lowest_open() == 4 and len(ledger.tickets) == 6 and len(ledger.tickets[1:3]) == 2
+    with pytest.raises(IndexError):
+        ledger.tickets[6]
+
+
+def test_what_is_held_is_counted_as_it_comes_and_goes():
+    ledger = make_ledger(((2, 3),))
+    for slot in range(4):  # three of generation 0, one of generation 1 with version 0
+        grant(ledger, slot, staleness=1)
+    for when, ticket in ((10.0, 2), (11.0, 0), (12.0, 3)):
+        ledger.apply(r.Buffered(ticket, 0, (r.RolloutRecord(0, 7, {}), r.RolloutRecord(1, 8, {})), 100), when)
+    assert (ledger.held_rollouts, ledger.held_bytes, ledger.lag_buffered) == (6, 300, 1)
+    assert next(iter(ledger.held.values())) == 10.0
+    ledger.apply(r.Failed(1, "boom"))
+    ledger.apply(r.Selected(0, ((0, 0, ""),)))
+    assert (ledger.held_rollouts, ledger.held_bytes, ledger.lag_buffered) == (4, 200, 1)
+    ledger.apply(r.Published(1))
+    assert (list(ledger.held), ledger.held_bytes, ledger.tickets_buffered) == ([3], 100, 3)
+
+
+def test_reasons_that_all_differ_are_counted_together():
+    ledger = make_ledger(((1, 150),))
+    for ticket in range(150):
+        grant(ledger, ticket)
+        ledger.apply(r.Failed(ticket, f"boom at {ticket}"))
+    assert len(ledger.failures) == 101 and ledger.failures["other reasons"] == 50
+
+
+def test_selections_are_kept_as_long_as_a_phase_names_them():
+    sources = {
+        "a": {"current": 1.0},
+        "b": {"current": 1.0, "previous": 1.0},
+        "c": {"stage:a": 1.0, "generation:4": 1.0},
+    }
+    stages = [{"name": n, "generations": 3, "tickets": 2, "phases": [{"sources": s}]} for n, s in sources.items()]
+    plan = Plan.from_config(build({"stages": stages}))
+    assert plan.selections_to_keep(0) == set()
+    assert plan.selections_to_keep(4) == {2, 3}  # stage c reads the last of a; generation 4 is still to come
+    assert plan.selections_to_keep(6) == {2, 4, 5}
+    assert plan.selections_to_keep(9) == {8}
+
+
+def test_cached_figures_of_a_plan_are_those_of_its_generations():
+    phases = [{"updates": 3}, {"updates": 4}]
+    stages = [{"name": "a", "generations": 2, "tickets": 2, "phases": phases},
+              {"name": "over", "tickets": 0, "phases": [], "variant": "v2"}, {"name": "b", "tickets": 1}]  # fmt: skip
+    plan = Plan.from_config(build({"stages": stages}))
+    assert [plan.steps_before(k) for k in range(4)] == [0, 7, 14, 14]
+    assert [plan.stage_start(k) for k in range(4)] == [0, 0, 2, 3]
+    assert [plan.last_of_stage(name) for name in ("a", "over", "b")] == [1, 2, 3]
+    assert [plan.variant_of(version) for version in range(5)] == [None, None, None, "v2", "v2"]

@@ -1,0 +1,57 @@
+"""Room on the disk of a run: how much there is, how much is kept free, and what is said when it runs out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rlloop.config import Config
+from rlloop.loop.checkpoints import WEIGHTS, folder
+
+SPARE_BYTES = 64 * 2**20
+
+
+def free_bytes(path: Path) -> int:
+    """What this user may still write on the disk that holds `path`."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def kept_free(run_dir: Path, config: Config) -> int:
+    """limits.min_free_disk; null is one more checkpoint, so that a stop can write its own, and a little.
+
+    A checkpoint is at most five times its weights (weights, master weights, two moments) and a copy a track of the EMA.
+    """
+    if config.limits.min_free_disk is not None:
+        return config.limits.min_free_disk
+    try:
+        weights = (folder(run_dir, 0) / WEIGHTS).stat().st_size
+    except OSError:
+        weights = 0
+    return SPARE_BYTES + weights * (4 + len(config.trainer.ema_sigmas))
+
+
+def full_disk(run_dir: Path, free: int, least: int) -> str:
+    """Why the run ends before its disk is full, and what to do."""
+    return (
+        f"{run_dir}: {show_bytes(free)} are free on its disk, limits.min_free_disk keeps {show_bytes(least)}: sampling "
+        f"stops, nothing is lost; free {show_bytes(least - free)} or more there and repeat the command"
+    )
+
+
+def folder_bytes(path: Path, pattern: str = "*") -> int:
+    """Bytes of the files in a folder that match; 0 where it is not there. What vanishes meanwhile counts nothing."""
+    total = 0
+    for file in path.glob(pattern):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def show_bytes(count: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if unit == "GiB" else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,54 @@
+"""The rollouts of a run on disk: which are kept, and how many bytes they are.
+
+Kept are whole cohorts that are not published yet, the newest ones for the listeners and the report, and of earlier ones
+the selected tickets that a phase may still read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from pathlib import Path
+
+from rlloop.config import Config
+from rlloop.data.rollouts import rollout_path
+from rlloop.loop.ledger import Ledger
+from rlloop.loop.plan import Plan
+from rlloop.recipes.run_state import newest_cohort, oldest_start
+
+
+class RolloutFiles:
+    """Life of a file: added -> kept while its cohort is read -> kept while its selection is read -> removed."""
+
+    def __init__(self, run_dir: Path, config: Config, plan: Plan) -> None:
+        self.run_dir, self.config, self.plan = run_dir, config, plan
+        self.sizes: defaultdict[int, dict[int, int]] = defaultdict(dict)  # generation -> ticket -> bytes
+        self.num_bytes = 0
+        for path in (run_dir / "rollouts").glob("*/*.parquet"):
+            if path.stem.isdigit() and int(path.stem) < plan.num_tickets:
+                self.add(int(path.stem), path.stat().st_size)
+
+    def add(self, ticket: int, num_bytes: int) -> None:
+        """A ticket's file was written, perhaps anew."""
+        cohort = self.sizes[self.plan.generation_of(ticket).k]
+        self.num_bytes += num_bytes - cohort.get(ticket, 0)
+        cohort[ticket] = num_bytes
+
+    def prune(self, ledger: Ledger) -> None:
+        """Removes what nothing can read any more. Idempotent; what a crash left is removed by the next call."""
+        floor = oldest_start(ledger.version, self.config)
+        selections = self.plan.selections_to_keep(floor) | set(range(floor, ledger.version))
+        whole = {newest_cohort(ledger), ledger.version - 1}
+        for k in [k for k in self.sizes if k < ledger.version and k not in whole]:
+            for ticket in list(self.sizes[k]):
+                if k not in selections or ledger.tickets[ticket].state == "dropped":
+                    self._remove(k, ticket)
+            if not self.sizes[k]:
+                del self.sizes[k]
+
+    def _remove(self, k: int, ticket: int) -> None:
+        path = rollout_path(self.run_dir, ticket)
+        path.unlink(missing_ok=True)
+        self.num_bytes -= self.sizes[k].pop(ticket)
+        with contextlib.suppress(OSError):  # other tickets share the folder
+            path.parent.rmdir()
