@@ -15,10 +15,13 @@ app = typer.Typer(
 
 @app.command("train")
 def train(
-    pairs: Annotated[Path, typer.Argument(help="Parquet file, or folder of feature files {uuid}.pt.")],
+    pairs: Annotated[
+        Path, typer.Argument(help="Parquet file, folder of feature files {uuid}.pt, or votes of a report.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the head, its figures and its card.")],
     features: Annotated[
-        str, typer.Option(help="Blocks to hear, of clap,mert,text.", show_default="all that there are")
+        str,
+        typer.Option(help="Blocks to hear, of clap,mert,text; musicnn for votes.", show_default="all that there are"),
     ] = "",
     seeds: Annotated[str, typer.Option(help="One head a seed; the best on validation is kept.")] = "42",
     split_seed: Annotated[int, typer.Option(help="Splits pairs that bring no split, by prompt.")] = 42,
@@ -29,13 +32,19 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better validation loss.")] = 30,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    clips: Annotated[
+        Path | None, typer.Option(help="For votes: where the run lies.", show_default="where it lay")
+    ] = None,
 ) -> None:
     """Trains a TuneJury head on pairs with a winner and measures it on held-out pairs.
 
     Pairs have `winner` (model_a, model_b, tie) and features_a, features_b, or clap_a, clap_b, mert_a, mert_b, text_emb;
-    and if you like prompt, source, system_a, system_b, split (train, val, test).
+    and if you like prompt, source, system_a, system_b, split (train, val, test). Votes are the votes.jsonl that the
+    blind test of `rlloop report` stores: their clips are heard with the bundled ear, or with TuneJury's (--features).
 
-    Example: rlloop reward train pairs.parquet --out my_reward --seeds 42,43,44
+    Examples: rlloop reward train pairs.parquet --out my_reward --seeds 42,43,44
+
+    rlloop reward train votes.jsonl --out my_taste --hidden 16
     """
     from rlloop.recipes.head_training import Schedule
     from rlloop.recipes.reward_training import RewardTraining, train_reward
@@ -50,7 +59,7 @@ def train(
         device=device,
     )
     blocks = [name.strip() for name in features.split(",")] if features else None
-    show(train_reward(pairs, out, settings, blocks))
+    show(train_reward(pairs, out, settings, blocks, clips))
     print(f"{out / 'head.safetensors'}; figures in metrics.json and MODEL_CARD.md beside it")
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from rlloop.data.pairs import SPLITS, Pairs, read_pairs, with_splits
+from rlloop.data.pairs import SPLITS, Pairs, with_splits
 from rlloop.recipes.head_training import Epoch, Schedule, fit, kept_epoch, preference_loss
 from rlloop.recipes.reward_training_curve import Curve
 from rlloop.recipes.reward_training_report import describe, measure, write_card, write_heldout
+from rlloop.recipes.votes import read_preferences
 from rlloop.rewards.tunejury import TuneJuryHead
 
 
@@ -51,14 +52,18 @@ class Trained:
 
 
 def train_reward(
-    pairs_path: Path, out_dir: Path, settings: RewardTraining, blocks: Sequence[str] | None = None
+    pairs_path: Path,
+    out_dir: Path,
+    settings: RewardTraining,
+    blocks: Sequence[str] | None = None,
+    clips: Path | None = None,
 ) -> dict:
     """Trains one head a seed; head.safetensors is the one with the lowest validation loss.
 
     Nothing is chosen on the test pairs. Equal seeds, pairs and number of threads give equal weights on a CPU.
 
     Args:
-        pairs_path, blocks: see rlloop.data.pairs.read_pairs.
+        pairs_path, blocks, clips: see rlloop.recipes.votes.read_preferences.
     Returns:
         what metrics.json holds.
     Raises:
@@ -67,7 +72,7 @@ def train_reward(
     if (out_dir / "head.safetensors").exists():
         raise ValueError(f"{out_dir} holds a head already; choose another --out")
     check_device(settings.device)
-    given = read_pairs(pairs_path, blocks)
+    given, taken = read_preferences(pairs_path, blocks, clips)
     pairs = with_splits(given, settings.split_seed)
     rows = split_rows(pairs, pairs_path)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,7 @@ def train_reward(
         trained = [train_one(pairs, rows, settings, seed, curve.of(seed)) for seed in settings.seeds]
     chosen = min(trained, key=lambda one: one.best.val_loss)
     metrics = {
-        "features": {"width": pairs.features_a.shape[1], "blocks": list(blocks) if blocks else "all"},
+        "features": {"width": pairs.features_a.shape[1], "blocks": "all" if taken == ["all"] else taken},
         "pairs": describe(pairs, rows, given),
         "settings": asdict(settings),
         "seeds": [measure(one, pairs, rows["test"]) for one in trained],

@@ -65,6 +65,21 @@ class HeadReward:
         return score_guarded(clips, lambda good: self.head(self.ear.hear(good)).tolist())
 
 
+def mini_head(head: Path | str, name: str = "mini_head") -> HeadReward:
+    """A head of `rlloop reward train` on votes, as `scorer.rewards` can name it: what it was trained to hear, heard.
+
+    Args:
+        head: its head.safetensors.
+    Raises:
+        ValueError: not readable, not a head, or not as wide as the ear.
+    """
+    reward = HeadReward(name, Ear(ASSETS / "musicnn_mtt.safetensors"), Path(head))
+    wanted, found = reward.ear.model.dense.out_features, reward.head.num_features
+    if wanted != found:
+        raise ValueError(f"{head} hears {found} features, the bundled ear has {wanted}; name a head trained on votes")
+    return reward
+
+
 class AlignmentReward:
     """Cosine between a clip's features and its prompt's sentence embedding, both projected (rewards/alignment.py).
 
