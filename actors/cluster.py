@@ -1,0 +1,111 @@
+"""What a cluster has, against what a run wants: node types, resources, and a run directory that every node sees."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+
+from rlloop.config import Config
+from rlloop.resources import Nodes, check_nodes, resources
+
+RESERVED = ("node:", "accelerator_type:", "bundle_group", "CPU", "GPU", "memory", "object_store_memory")
+PROBE_S = 60.0
+
+
+def check_cluster(run_dir: Path, config: Config) -> None:
+    """Refuses what can never be placed, and a run directory that another node does not see. Needs a connected Ray.
+
+    Raises:
+        ValueError: one line with both numbers, or the nodes that do not see it.
+        TimeoutError: a node does not answer.
+    """
+    problem = check_nodes(resources(config), alive_nodes(), possible_nodes())
+    if problem:
+        raise ValueError(problem)
+    blind, count = nodes_without(run_dir, PROBE_S), len(other_nodes()) + 1
+    if blind:
+        raise ValueError(
+            f"run_dir {run_dir} is not seen by {len(blind)} of {count} nodes ({', '.join(blind[:4])}); give a shared "
+            "mount: run_dir=PATH or RLLOOP_RUNS"
+        )
+
+
+def alive_nodes() -> list[Nodes]:
+    """What the nodes of now have."""
+    import ray
+
+    return [as_nodes(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def possible_nodes() -> list[Nodes]:
+    """What an autoscaler may start at most, as it told the cluster; [] without one."""
+    from ray._private.state import state  # Ray Train asks there, too; there is no public way
+
+    groups = getattr(state.get_cluster_config(), "node_group_configs", None) or []
+    return [as_nodes(group.max_count, dict(group.resources)) for group in groups if group.max_count > 0]
+
+
+def as_nodes(count: int, has: dict[str, float]) -> Nodes:
+    """Nodes from Ray's resources; every custom resource is a type."""
+    types = frozenset(name for name in has if not name.startswith(RESERVED))
+    return Nodes(count, has.get("CPU", 0.0), has.get("GPU", 0.0), types)
+
+
+def other_nodes() -> list[dict]:
+    """Nodes that are alive, without the one of this process."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+
+
+def nodes_without(folder: Path, timeout_s: float) -> list[str]:
+    """Addresses of nodes that do not see what this process writes into `folder`.
+
+    Raises:
+        TimeoutError: a node does not answer.
+    """
+    others = other_nodes()
+    if not others:
+        return []
+    probe = folder / f".seen-{uuid.uuid4().hex[:12]}"
+    probe.write_text("rlloop")
+    try:
+        found = on_nodes(sees, others, str(probe), timeout_s=timeout_s)
+    finally:
+        probe.unlink(missing_ok=True)
+    return [address for address, is_seen in found.items() if not is_seen]
+
+
+def on_nodes(function, nodes: list[dict], *args, timeout_s: float) -> dict:
+    """node -> what `function(*args)` answers there; the node's address, with its id where addresses repeat.
+
+    Raises:
+        TimeoutError: names a node that did not answer in time.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task, began = ray.remote(function), time.monotonic()
+    asked = {}
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+        asked[name] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*args)
+    answers = {}
+    for name, answer in asked.items():
+        try:
+            answers[name] = ray.get(answer, timeout=max(0.1, began + timeout_s - time.monotonic()))
+        except ray.exceptions.GetTimeoutError:
+            raise TimeoutError(f"driver waits for node {name} to run a task since {timeout_s:.0f} s") from None
+    return answers
+
+
+def sees(path: str) -> bool:
+    """Whether a file is here; asks the folder anew, as NFS keeps names that it looked up."""
+    try:
+        return Path(path).name in os.listdir(Path(path).parent)
+    except OSError:
+        return False

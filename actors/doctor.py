@@ -1,0 +1,80 @@
+"""Facts of every node of a cluster: gathered there by tasks, with the clock's offset and whether run_dir is seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from actors.cluster import alive_nodes, as_nodes, nodes_without, on_nodes, possible_nodes
+from rlloop.config import Config
+from rlloop.recipes.doctor import Finding, wanted_weights, weights_by_type
+from rlloop.recipes.machine_facts import Facts, gather
+from rlloop.resources import check_nodes, resources
+
+NODE_S = 300.0  # a node's first task sets up its environment and imports torch
+
+
+def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
+    """Facts of all nodes that are up, and those of this one, which comes first. Needs a connected Ray.
+
+    Raises:
+        TimeoutError: a node does not answer.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"] != here)
+    blind = set(nodes_without(run_dir, NODE_S))
+    found = []
+    for node in nodes:
+        types, is_driver = as_nodes(1, node["Resources"]).types, node["NodeID"] == here
+        names = weights_of_node(config, types, is_driver)
+        ((name, facts),) = on_nodes(gather_here, [node], names, str(run_dir), timeout_s=NODE_S).items()
+        offset, error = clock_offset(node)
+        found.append(
+            replace(
+                facts,
+                node=name,
+                types=tuple(sorted(types)),
+                sees_run_dir=name not in blind,
+                clock_offset_s=offset,
+                clock_error_s=error,
+            )
+        )
+    return found, found[0]
+
+
+def weights_of_node(config: Config, types: frozenset[str], is_driver: bool) -> list[str]:
+    """What the roles of such a node load; the driver writes version 0 from the generator's weights."""
+    by_type = weights_by_type(config)
+    names = {name for node in (None, *types) for name in by_type.get(node, ())}
+    return sorted(names | set(wanted_weights(config)["sampler"] if is_driver else ()))
+
+
+def gather_here(names: list[str], run_dir: str) -> Facts:
+    from rlloop.weights.catalogue import root
+
+    return gather(names, {"weights": str(root()), "run_dir": run_dir})
+
+
+def clock_offset(node: dict) -> tuple[float, float]:
+    """(seconds that the node's clock is ahead of ours, at most so many off): half of what the question took."""
+    before = time.time()
+    (there,) = on_nodes(time.time, [node], timeout_s=NODE_S).values()
+    after = time.time()
+    return there - (before + after) / 2, (after - before) / 2
+
+
+def placement(config: Config) -> Finding:
+    """Whether the nodes that are there, or that an autoscaler may start, take all roles."""
+    alive, possible = alive_nodes(), possible_nodes()
+    problem = check_nodes(resources(config), alive, possible)
+    found = f"{sum(n.count for n in alive)} nodes up" + (
+        f", up to {sum(n.count for n in possible)}" if possible else ""
+    )
+    if problem:
+        return Finding(
+            "fail", "placement", "cluster", problem, "every role has a place", "see the message, or --dry-run"
+        )
+    return Finding("ok", "placement", "cluster", found)

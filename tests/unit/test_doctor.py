@@ -1,0 +1,148 @@
+"""The doctor's judgements on facts by hand: what is wrong is found, with both sides and what to do."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from rlloop.commands.main import app
+from rlloop.config import load
+from rlloop.recipes.doctor import GIB, arguments, examine, wanted_weights, weights_by_type
+from rlloop.recipes.machine_facts import Facts, code_digest, has_token, parse_nvidia, weight_states
+
+VERSIONS = {"ray": "2.60.0", "torch": "2.14.1", "torchaudio": "2.11.0", "deepspeed": "0.19.8"}
+WELL = Facts(
+    node="a",
+    types=("head", "sampler", "reward", "trainer"),
+    system="Linux x86_64",
+    python="3.12.3",
+    versions=VERSIONS,
+    code="c0de",
+    torch_cuda="13.0",
+    driver="595.71.05",
+    gpus=(("NVIDIA L4", 24 * GIB),),
+    has_cuda=True,
+    memory=32 * GIB,
+    shm=16 * GIB,
+    disks={"tmp": (80 * GIB, 100 * GIB), "weights": (80 * GIB, 100 * GIB)},
+    weights={"vae_44k": "verified"},
+    compiler="/usr/bin/g++",
+    auth_mode="token",
+    has_token=True,
+    sees_run_dir=True,
+)
+CLUSTER = load("cluster")
+
+
+def wrong(*nodes, config=CLUSTER, is_cluster=True):
+    """(level, check, node) of what is not in order, and the findings."""
+    found = [f for f in examine(config, nodes, nodes[0], is_cluster) if f.level != "ok"]
+    assert all(f.found and f.expected and f.todo for f in found)
+    return [(f.level, f.check, f.node) for f in found], found
+
+
+def test_nothing_is_wrong_with_what_is_well():
+    assert wrong(WELL, replace(WELL, node="b"))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "check", "said"),
+    [
+        ({"system": "Darwin arm64"}, "fail", "system", "Linux x86_64"),
+        ({"python": "3.10.12"}, "fail", "python", "3.11 to 3.13"),
+        ({"python": "3.14.0"}, "fail", "python", "3.11 to 3.13"),
+        ({"torchaudio_error": "libcudart.so.13: cannot open"}, "fail", "torch", "libcudart.so.13"),
+        ({"driver": "550.54.14"}, "fail", "gpu", "driver 580 or newer, for CUDA 13.0"),
+        ({"has_cuda": False}, "fail", "gpu", "torch cannot use it"),
+        ({"gpus": (), "driver": ""}, "fail", "gpu", "a GPU for sampler, scorer, trainer, evaluator"),
+        ({"memory": 8 * GIB}, "warn", "memory", "16.0 GiB or more"),
+        ({"shm": 64 * 2**20}, "warn", "/dev/shm", "0.1 GiB"),
+        ({"disks": {"tmp": (3 * GIB, 20 * GIB)}}, "warn", "disk of tmp", "3.0 GiB of 20.0 GiB free"),
+        ({"disks": {"tmp": (50 * GIB, 1000 * GIB)}}, "warn", "disk of tmp", "100.0 GiB or more"),
+        ({"weights": {"vae_44k": "absent", "tunejury": "verified"}}, "fail", "weights", "rlloop weights fetch vae_44k"),
+        ({"weights": {"vae_44k": "present"}}, "warn", "weights", "rlloop weights verify vae_44k"),
+        ({"compiler": ""}, "warn", "compiler", "g++ on PATH"),
+        ({"has_token": False}, "fail", "authentication", "without a token"),
+        ({"auth_mode": ""}, "warn", "authentication", "RAY_AUTH_MODE is not set"),
+        ({"sees_run_dir": False}, "fail", "run_dir", "does not see"),
+    ],
+)
+def test_each_fault_is_found_alone_with_what_to_do(change, level, check, said):
+    listed, (finding,) = wrong(replace(WELL, **change))
+    assert listed == [(level, check, "a")]
+    assert said in f"{finding.found} {finding.expected} {finding.todo}"
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"python": "3.11.9"}, "version of python"),
+        ({"versions": {**VERSIONS, "ray": "2.59.0"}}, "version of ray"),
+        ({"versions": {**VERSIONS, "torch": "2.13.0"}}, "version of torch"),
+        ({"code": "01d"}, "version of rlloop"),
+    ],
+)
+def test_versions_must_match_across_nodes(change, check):
+    listed, (finding,) = wrong(WELL, replace(WELL, node="b", **change))
+    assert listed == [("fail", check, "b")] and finding.expected.endswith(", as on a")
+    assert wrong(WELL, replace(WELL, node="b", python="3.12.9"))[0] == []  # of Python the minor version counts
+
+
+def test_a_clock_is_wrong_only_beyond_what_was_measured():
+    late = replace(WELL, node="b", clock_offset_s=-5.0, clock_error_s=0.5)
+    assert wrong(WELL, late)[0] == [("warn", "clock", "b")]
+    assert wrong(WELL, replace(late, clock_error_s=4.0))[0] == []
+
+
+def test_a_node_without_a_card_is_no_fault_where_no_role_wants_one():
+    head = replace(WELL, types=("head",), gpus=(), driver="", has_cuda=False)
+    assert wrong(head, replace(WELL, node="b"))[0] == []
+    bare = replace(WELL, gpus=(), driver="", has_cuda=False, auth_mode="", has_token=False)
+    assert wrong(bare, config=load("mini"), is_cluster=False)[0] == []
+    assert wrong(bare, config=load("mini", ["generator.compile=true"]), is_cluster=False)[0] == []
+    no_compiler = replace(bare, compiler="")
+    assert wrong(no_compiler, config=load("mini", ["generator.compile=true"]), is_cluster=False)[0] == [
+        ("fail", "compiler", "a")
+    ]
+
+
+def test_weights_of_each_role_and_type_of_node():
+    generator = ["fluxaudio_s_44k_gclef", "vae_44k", "bigvgan_v2_44k"]
+    rewards = {"tunejury", "clap_scoring", "roberta_base", "mert_v1_330m"}
+    wanted = wanted_weights(CLUSTER)
+    assert wanted["sampler"] == wanted["trainer"] == generator and set(wanted["scorer"]) == rewards
+    assert set(wanted["evaluator"]) == rewards | set(generator)
+    by_type = weights_by_type(CLUSTER)
+    assert set(by_type["sampler"]) == set(by_type["trainer"]) == set(generator)
+    assert set(by_type["reward"]) == rewards | set(generator) and by_type[None] == []
+    assert all(names == [] for names in wanted_weights(load("mini")).values())
+    assert "my_head.pt" in arguments("rlloop.rewards.tunejury:tunejury", {"head": "my_head.pt"})
+    assert "tunejury" not in arguments("rlloop.rewards.tunejury:tunejury", {"head": "my_head.pt"})
+
+
+def test_facts_are_read_from_what_is_there(tmp_path, monkeypatch):
+    driver, gpus = parse_nvidia("595.71.05, NVIDIA L4, 23034\n595.71.05, NVIDIA L4, 23034\n")
+    assert driver == "595.71.05" and gpus == (("NVIDIA L4", 23034 * 2**20),) * 2
+    assert parse_nvidia("No devices were found\n") == ("", ())
+    assert code_digest() == code_digest() and len(code_digest()) == 12
+    assert not has_token({}, tmp_path) and has_token({"RAY_AUTH_TOKEN": "x"}, tmp_path)
+    (tmp_path / "token").write_text("secret")
+    assert has_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}, tmp_path)
+    monkeypatch.setenv("RLLOOP_WEIGHTS", str(tmp_path))
+    assert weight_states(["vae_44k"]) == {"vae_44k": "absent"}
+
+
+def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RLLOOP_WEIGHTS", str(tmp_path / "weights"))
+    fine = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path / 'a' / 'b'}"])
+    assert fine.exit_code == 0 and "0 to mend" in fine.output and not (tmp_path / "a").exists()
+    bad = CliRunner().invoke(app, ["doctor", "--config", "official", "--json", f"run_dir={tmp_path}"])
+    found = json.loads(bad.output)
+    assert bad.exit_code == 1
+    assert any(f["check"] == "weights" and "rlloop weights fetch" in f["todo"] for f in found if f["level"] == "fail")
+    assert list(tmp_path.iterdir()) == []
+    unknown = CliRunner().invoke(app, ["doctor", "--config", "nowhere"])
+    assert unknown.exit_code == 2
