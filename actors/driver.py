@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors import startup
+from actors.cluster import check_cluster
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
 from rlloop.config import Config
 from rlloop.loop.result import kept_versions
+from rlloop.resources import node_request, node_types
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
 from rlloop.views.terminal import LiveView
@@ -88,16 +90,17 @@ def run(config: Config, run_dir: str) -> int:
 
 
 def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) -> Session:
-    """Everything before the actors: version 0, prompts, configuration, epoch, Ray."""
+    """Everything before the actors: version 0, Ray and whether it has what is wanted, the run's files, the epoch."""
     view.phase("writing version 0")
     arrays = startup.version_zero(path, config)
+    view.phase("starting Ray")
+    startup.start_ray(node_types(config))
+    check_cluster(path, config)
     startup.store_prompts(path, config)  # from here on nothing is refused, so nothing that was refused leaves traces
     startup.store_corpus(path, corpus)
     startup.write_version_zero(path, config, arrays)
     startup.store_config(path, config)
     session = Session(str(path), startup.take_epoch(path))
-    view.phase("starting Ray")
-    startup.start_ray()
     startup.record_environment(session.path, session.epoch)
     return session
 
@@ -206,7 +209,15 @@ def start_actors(session: Session) -> None:
     for name, cls, options in (
         ("buffer", Buffer, {}),
         ("store", PolicyStore, {}),
-        ("evaluator", Evaluator, {"num_cpus": evaluation.num_cpus, "num_gpus": evaluation.num_gpus}),
+        (
+            "evaluator",
+            Evaluator,
+            {
+                "num_cpus": evaluation.num_cpus,
+                "num_gpus": evaluation.num_gpus,
+                "resources": node_request(evaluation.node),
+            },
+        ),
         ("pump", Pump, {}),
     ):
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, **options}
@@ -258,7 +269,8 @@ class TrainerThread(threading.Thread):
 
         session, settings = self.session, self.session.config.trainer
         use_gpu = settings.num_gpus > 0
-        resources = {"CPU": settings.num_cpus, **({"GPU": settings.num_gpus} if use_gpu else {})}
+        resources = {"CPU": settings.num_cpus, **node_request(settings.node)}
+        resources |= {"GPU": settings.num_gpus} if use_gpu else {}
         TorchTrainer(
             train_worker,
             train_loop_config={"run_dir": session.run_dir, "epoch": session.epoch},

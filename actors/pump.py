@@ -14,6 +14,7 @@ import numpy as np
 from actors.pools import Gate, SamplerStage, ScorerStage
 from actors.session import Session
 from rlloop.data.rollouts import ScoredTicket
+from rlloop.resources import node_request
 
 log = logging.getLogger(__name__)
 MAX_BARREN_SEGMENTS = 3
@@ -124,6 +125,7 @@ def segment_dataset(session: Session, segment: int):
             compute=pool(role.num_actors),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,
+            resources=node_request(role.node),
             fn_constructor_args=arguments,
             batch_format="numpy",
         )

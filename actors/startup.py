@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,11 @@ def write_version_zero(run_dir: Path, config: Config, arrays: dict[str, np.ndarr
     )  # fmt: skip
 
 
-def start_ray() -> None:
-    """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray here, on loopback, without dashboard."""
+def start_ray(nodes: Sequence[str] = ()) -> None:
+    """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray here, on loopback, without dashboard.
+
+    Started here, the machine is a node of all the types `nodes` that roles ask for.
+    """
     import ray
 
     from rlloop.resources import machine_cpus
@@ -241,7 +245,12 @@ def start_ray() -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
-                address="local", num_cpus=machine_cpus(), include_dashboard=False, runtime_env=runtime_env, **common
+                address="local",
+                num_cpus=machine_cpus(),
+                resources=dict.fromkeys(nodes, 1.0),
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                **common,
             )
             return
         except Exception as error:  # a plain Exception when its processes are not up within 30 s

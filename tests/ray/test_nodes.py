@@ -1,0 +1,120 @@
+"""Several nodes on one machine: each role lands on its type of node, and a node that is lost costs time only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlloop.loop import records as r
+from tests.ray import runs
+
+pytestmark = pytest.mark.ray
+
+PLACED = (
+    "loop.max_staleness=1",
+    "sampler.node=sampler",
+    "sampler.num_gpus=2",
+    "sampler.num_cpus=0.2",
+    "scorer.node=reward",
+    "scorer.num_gpus=1",
+    "trainer.node=trainer",
+    "evaluation.node=reward",
+)
+ROLES = {"SamplerStage": "sampler", "ScorerStage": "scorer", "RayTrainWorker": "trainer", "Evaluator": "evaluator"}
+NODES = {"sampler_a": "sampler", "sampler_b": "sampler", "work": "reward"}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head, two nodes for samplers, and one that is both reward and trainer; GPUs are only numbers here."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    environment = pytest.MonkeyPatch()
+    environment.setenv("RAY_AUTH_MODE", "disabled")
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"head": 1}, "labels": {"node": "head"}}
+    )
+    nodes.named = {
+        name: nodes.add_node(
+            num_cpus=2,
+            num_gpus=2,
+            resources={kind: 1.0 for kind in ((kind, "trainer") if kind == "reward" else (kind,))},
+            labels={"node": kind},
+            wait=False,
+        )
+        for name, kind in NODES.items()
+    }
+    nodes.wait_for_nodes()
+    environment.setenv("RAY_ADDRESS", nodes.address)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+    environment.undo()
+
+
+def places(nodes) -> dict[str, set[str]]:
+    """Role -> names of the nodes on which living actors of it are."""
+    from ray._private.state import actors
+
+    names = {node.node_id: name for name, node in nodes.named.items()} | {nodes.head_node.node_id: "head"}
+    found: dict[str, set[str]] = {}
+    for actor in actors().values():
+        role = next((role for title, role in ROLES.items() if title in actor["ActorClassName"]), None)
+        if role and actor["State"] == "ALIVE":
+            found.setdefault(role, set()).add(names.get(actor["Address"]["NodeID"], "gone"))
+    return found
+
+
+def test_what_has_no_place_is_refused_before_anything_starts(cluster, tmp_path):
+    """Both numbers by type of node; nothing of a run is left behind."""
+    for overrides, said in (
+        ((*PLACED, "sampler.num_actors=3"), "nodes of type 'sampler', the roles take 6 GPUs (sampler 6), there are 4"),
+        (
+            ("trainer.node=a100",),
+            "trainer wants nodes of type 'a100', no node is (types there are: head, reward, sampler",
+        ),
+    ):
+        driver = runs.start(tmp_path / "run", *overrides)
+        assert driver.wait(runs.DEADLINE_S) == 2
+        assert said in runs.tail(tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["driver.lock"]
+
+
+def test_the_doctor_looks_at_every_node(cluster, tmp_path):
+    command = [sys.executable, "-m", "rlloop.commands.main", "doctor", "--config", str(runs.FAKE), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(runs.REPOSITORY)}
+    done = subprocess.run(
+        [*command, f"run_dir={tmp_path / 'run'}"], cwd=runs.REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len({finding["node"] for finding in found if finding["check"] == "torch"}) == 4
+    (nodes,) = (finding["found"] for finding in found if finding["check"] == "nodes")
+    assert nodes == "4, of the types head, reward, sampler, trainer"
+    assert {finding["check"] for finding in found if finding["level"] != "ok"} <= {"authentication", "disk of tmp"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_roles_land_on_their_nodes_and_a_lost_node_costs_time_only(cluster, tmp_path):
+    """Two samplers that fill a node each; the node of one is killed while it works."""
+    run_dir = tmp_path / "run"
+    driver = runs.start(run_dir, *PLACED)
+    seen: dict[str, set[str]] = {}
+
+    def look(found) -> bool:
+        for role, on in places(cluster).items():
+            seen.setdefault(role, set()).update(on)
+        return runs.count(found, r.Buffered) >= 4 and "trainer" in seen
+
+    runs.wait_until(driver, run_dir, look, "four tickets and a trainer")
+    assert seen["sampler"] == {"sampler_a", "sampler_b"}
+    assert seen["scorer"] == seen["trainer"] == seen["evaluator"] == {"work"}
+    cluster.remove_node(cluster.named["sampler_b"], allow_graceful=False)
+    assert runs.finish(driver, run_dir)["status"] == "finished"
+    runs.check_exactness(run_dir, *PLACED)
