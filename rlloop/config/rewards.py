@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
+from pydantic import Field, StringConstraints
 
-from rlloop.config.sections import Role, Section
+from rlloop.config.sections import Role
+from rlloop.config.targets import TargetEntry
 
 
-class RewardEntry(Section):
+class RewardEntry(TargetEntry):
     """A reward, in a configuration: its name alone, or a mapping where it takes options.
 
     A plain name is a built-in (`clap_score`) or a dotted path `package.module:Class`, whose scores go by the class.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="what its scores are called, in rank_by for example")
-    target: str = Field(description="built-in name or package.module:name of a class or function; default: the name")
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the target")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"name": given.rsplit(":", 1)[-1], "target": given}
-        return {"target": given.get("name"), **given} if isinstance(given, dict) else given
-
-    @model_serializer(mode="wrap")
-    def _contract(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return self.target if self.is_plain else handler(self)
-
-    @property
-    def is_plain(self) -> bool:
-        return not self.options and self.name == self.target.rsplit(":", 1)[-1]
 
 
 def plain_rewards(*names: str) -> list[RewardEntry]:

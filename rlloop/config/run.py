@@ -11,6 +11,7 @@ from pydantic import ByteSize, Field, ValidationError, model_validator
 
 from rlloop.config.rewards import RewardEntry, Scorer, plain_rewards
 from rlloop.config.sections import Generator, Role, Sampler, Sampling, Section
+from rlloop.config.targets import StepEntry
 from rlloop.config.training import Stage, Trainer
 
 
@@ -106,6 +107,9 @@ class Config(Section):
     loop: Loop = Field(default_factory=Loop)
     limits: Limits = Field(default_factory=Limits)
     stages: list[Stage] = Field(default_factory=lambda: [Stage(name="expert_iteration")], min_length=1)
+    postprocess: list[StepEntry] = Field(
+        default_factory=list, description="what `rlloop generate` does to a clip, in order: demucs, loudness, or own"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -135,8 +139,8 @@ class Config(Section):
     def digest(self) -> str:
         """sha256 of what decides the results (not where the run lives or which resources it takes)."""
         decisive = self.model_dump(
-            mode="json", exclude={"run_dir", "corpus", "limits"}
-        )  # the corpus has an identity of its own
+            mode="json", exclude={"run_dir", "corpus", "limits", "postprocess"}
+        )  # a corpus has an identity of its own
         for phase in [phase for stage in decisive["stages"] for phase in stage["phases"]]:
             phase.pop("micro_batch_size")
         for key in ("compile", "device"):

@@ -5,6 +5,7 @@ Mini and official FluxAudio are two `GeneratorSpec`s of one `FluxAudioGenerator`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from rlloop.models.text import PromptFeatures
 from rlloop.models.vocoder import MagnitudeNet, MelInversion
 from rlloop.weights import load_safetensors
 
+MIN_LATENTS = 8
 ASSETS = Path(__file__).parents[1] / "assets" / "mini"
 
 
@@ -133,6 +135,7 @@ class FluxAudioGenerator:
         second: FluxAudio | None = None,
     ):
         self.sample_rate_hz = spec.mel.sample_rate_hz
+        self.samples_per_latent = 2 * spec.mel.hop  # the autoencoder halves mel frames once
         self.latent_shape = (spec.network.latent_seq_len, spec.network.latent_dim)
         self.clip_samples = spec.clip_samples
         self.network = network
@@ -180,6 +183,19 @@ class FluxAudioGenerator:
             if compile:
                 self._compiled[network] = torch.compile(network.predict_flow, backend=backend)
         return self
+
+    def set_clip_seconds(self, seconds: float) -> None:
+        """Draws clips of another length from now on; one that the network was not trained on is an extrapolation.
+
+        Raises:
+            ValueError: shorter than eight latents.
+        """
+        latents = math.ceil(seconds * self.sample_rate_hz / self.samples_per_latent)
+        if latents < MIN_LATENTS:
+            least = MIN_LATENTS * self.samples_per_latent / self.sample_rate_hz
+            raise ValueError(f"clips of {seconds:g} s cannot be drawn; expected at least {least:.2g} s")
+        self.latent_shape = (latents, self.latent_shape[1])
+        self.clip_samples = round(seconds * self.sample_rate_hz)
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """{"text", "text_c"} of the prompts."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,14 @@ def load_safetensors(path: Path, expected: Mapping[str, Tensor | tuple[int, ...]
     return tensors
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, names: Sequence[tuple[Any, str]] = ()) -> dict[str, Any]:
     """What a safetensors or torch file holds, on the CPU, as it was saved: often nested, in any precision.
 
     A torch file is read with `weights_only=True`: tensors, plain containers and numbers. Tensors may be mapped
     from the file, so do not write to it while they are in use.
 
+    Args:
+        names: what stands for names that a torch file may hold besides; give objects that do nothing when called.
     Returns:
         the file's dict; for a safetensors file, tensors by key.
     Raises:
@@ -89,7 +91,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is missing: a safetensors or torch file is expected there")
     head = _head(path)
     if head.startswith((ZIP, LEGACY)):
-        found = _read_torch(path, is_zip=head.startswith(ZIP))
+        found = _read_torch(path, head.startswith(ZIP), names)
     elif len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 32:
         found = _read_safetensors(path)
     else:
@@ -155,9 +157,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a readable safetensors file: {_line(error)}") from error
 
 
-def _read_torch(path: Path, is_zip: bool) -> Any:
+def _read_torch(path: Path, is_zip: bool, names: Sequence[tuple[Any, str]]) -> Any:
     try:
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        with torch.serialization.safe_globals([*NUMPY_NUMBERS, *names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|function <?(\S+)", str(error))

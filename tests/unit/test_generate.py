@@ -1,0 +1,357 @@
+"""`rlloop generate` in one process: the same bytes, what is kept, best of N, the submission, and its refusals."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from rlloop.audio.tagged import read_details, write_tagged
+from rlloop.commands.main import app
+from rlloop.config import load
+from rlloop.loop import checkpoints
+from rlloop.recipes.clip_files import list_clips
+from rlloop.recipes.generate_folder import difference
+from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
+from rlloop.recipes.sampler import Sampler, network_arrays
+
+FAKE = ["--config", "tests/fake.yaml", "--cpus", "1"]
+RATE, SAMPLES = 1600, 640  # of the tiny generator
+
+
+class Picky:
+    """A step that refuses loud clips and halves the others."""
+
+    def __init__(self, above: float = 0.0):
+        self.above = above
+
+    def process(self, audio, sample_rate_hz):
+        from rlloop.recipes.postprocess_steps import Processed
+
+        if audio.mean() > self.above:
+            raise RuntimeError("too loud for me")
+        return Processed(audio / 2)
+
+
+def generate(*arguments, status=0):
+    done = CliRunner().invoke(app, ["generate", *map(str, arguments)])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines()]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_the_mini_stack_gives_the_same_bytes_twice_whatever_is_generated_beside(tmp_path):
+    asked = ["--seed", 7, "--steps", 4, "--rewards", "tunejury_mini", "--postprocess", "loudness"]
+    generate("a calm piano piece", *asked, "--out", tmp_path / "a")
+    generate("a calm piano piece", "Fast drums", *asked, "--out", tmp_path / "b")
+    first, second = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert sorted(second) == ["a-calm-piano-piece-s7.wav", "clips.jsonl", "fast-drums-71fbd4-s8.wav"]
+    assert first["a-calm-piano-piece-s7.wav"] == second["a-calm-piano-piece-s7.wav"]
+    assert first["clips.jsonl"].splitlines() == second["clips.jsonl"].splitlines()[:1]
+    assert soundfile.info(tmp_path / "a" / "a-calm-piano-piece-s7.wav").frames == 79_872
+    row = lines(tmp_path / "a")[0]
+    assert (row["prompt"], row["seed"], row["noise_seed"]) == ("a calm piano piece", 7, 7)
+    assert row["scores"]["tunejury_mini"] is not None and row["postprocess"]["loudness"]["target_lufs"] == -16.5
+    assert row["settings"]["sampling"]["num_steps"] == 4
+
+
+def test_the_mini_stack_draws_other_lengths_and_exported_weights(tmp_path):
+    from rlloop.recipes.export_weights import export
+
+    sampler = Sampler(load("mini"), load("mini").sampler)
+    arrays = network_arrays(sampler.generator.network)
+    arrays["final_layer.conv.bias"] = arrays["final_layer.conv.bias"] + 0.5
+    run = tmp_path / "run"
+    store(run, 3, arrays, variant="v1")
+    (run / "config.json").write_text(load("mini").model_dump_json())
+    export(run, tmp_path / "trained.pt")
+    plain = ["drums", "--steps", 2, "--format", "flac", "--seconds", 2]
+    generate(*plain, "--out", tmp_path / "bundled")
+    generate(*plain, "--out", tmp_path / "run_out", "--run", run)
+    generate(*plain, "--out", tmp_path / "file_out", "--weights", tmp_path / "trained.pt")
+    name = "drums-s0.flac"
+    bundled, of_run, of_file = (
+        soundfile.read(tmp_path / folder / name)[0] for folder in ("bundled", "run_out", "file_out")
+    )
+    assert len(bundled) == 32_000 and np.array_equal(of_run, of_file) and np.abs(of_run - bundled).max() > 0.01
+    assert lines(tmp_path / "run_out")[0]["version"] == 3
+
+
+def store(run: Path, version: int, arrays, variant=None) -> Path:
+    folder = checkpoints.folder(run, version)
+    checkpoints.write_arrays(folder / checkpoints.WEIGHTS, arrays)
+    checkpoints.write_marker(
+        folder, version=version, step=0, stage=0, digest="", world_size=1, weights_checksum=version, variant=variant
+    )
+    return folder
+
+
+def test_a_run_gives_its_result_another_version_or_one_checkpoint(tmp_path):
+    config = load("tests/fake.yaml")
+    arrays = network_arrays(Sampler(config, config.sampler).generator.network)
+    run = tmp_path / "run"
+    folders = {v: store(run, v, {name: array * (1 + 0.1 * v) for name, array in arrays.items()}) for v in (0, 1, 2)}
+    (run / "config.json").write_text(config.model_dump_json())
+    (run / "summary.json").write_text(json.dumps({"policy_versions": 2, "result_version": 1}))
+    asked = {"result": ["--run", run], "two": ["--run", run, "--version", 2], "folder": ["--run", folders[1]],
+             "zero": ["--run", run, "--version", 0], "built": FAKE}  # fmt: skip
+    found, versions = {}, {}
+    for name, options in asked.items():
+        generate("x", *options, "--out", tmp_path / name)
+        found[name] = soundfile.read(tmp_path / name / "x-s0.wav")[0]
+        versions[name] = lines(tmp_path / name)[0]["version"]
+    assert versions == {"result": 1, "two": 2, "folder": 1, "zero": 0, "built": None}
+    assert np.array_equal(found["result"], found["folder"]) and np.array_equal(found["zero"], found["built"])
+    assert not np.array_equal(found["result"], found["two"]) and not np.array_equal(found["result"], found["zero"])
+    assert "made with weights" in generate("x", "--run", run, "--version", 2, "--out", tmp_path / "zero", status=2)
+
+
+def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
+    out = tmp_path / "out"
+    generate("a", "b", *FAKE, "--out", out)
+    before = contents(out)
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+    (out / "b-s1.wav").unlink()
+    (out / "clips.jsonl").unlink()  # as a kill may leave it: a file short, one half written, no list
+    (out / "b-s1.wav.part").write_bytes(b"RIFF")
+    assert "2 clips in" in (said := generate("a", "b", *FAKE, "--out", out)) and "1 of them before" in said
+    assert contents(out) == before and (out / "a-s0.wav").stat().st_mtime_ns == times[out / "a-s0.wav"]
+    refused = generate("a", *FAKE, "--steps", 5, "--out", out, status=2)
+    assert refused.strip() == (
+        f"rlloop: {out}/a-s0.wav was made with sampling.num_steps 4, now 5; choose another --out, or --overwrite"
+    )
+    assert contents(out) == before
+    generate("a", "c", *FAKE, "--steps", 5, "--out", out, "--overwrite")
+    after = contents(out)
+    assert after["a-s0.wav"] != before["a-s0.wav"] and after["b-s1.wav"] == before["b-s1.wav"]
+    assert [(row["path"], row["settings"]["sampling"]["num_steps"]) for row in lines(out)] == [
+        ("a-s0.wav", 5), ("b-s1.wav", 4), ("c-s1.wav", 5)
+    ]  # fmt: skip
+    (out / "d-s0.wav").write_bytes(b"mine")
+    assert "is there and not of rlloop generate" in generate("d", *FAKE, "--out", out, status=2)
+    assert (out / "d-s0.wav").read_bytes() == b"mine"
+
+
+def test_an_error_halfway_keeps_what_was_made(tmp_path):
+    config = tmp_path / "breaking.yaml"
+    text = Path("tests/fake.yaml").read_text()
+    options = f"options: {{marker: {tmp_path / 'marker'}}}"
+    config.write_text(text.replace('"tests.fakes:tiny_generator"', f'"tests.unit.test_generate:third", {options}'))
+    out = tmp_path / "out"
+    said = generate("a", "b", "c", "--config", config, "--out", out, status=2)
+    assert said.strip().endswith("rlloop: prompt 'c', seed 2: RuntimeError: planted")
+    assert [row["path"] for row in lines(out)] == ["a-s0.wav", "b-s1.wav"]
+    (tmp_path / "marker").touch()
+    assert "2 of them before" in generate("a", "b", "c", "--config", config, "--out", out)
+
+
+def third(marker: str):
+    """A generator that breaks at the prompt c while the marker is absent."""
+    from tests.fakes import TinyGenerator
+
+    generator = TinyGenerator()
+    sample = generator.sample_latents
+
+    def draw(prompts, seeds, settings):
+        if "c" in prompts and not Path(marker).exists():
+            raise RuntimeError("planted")
+        return sample(prompts, seeds, settings)
+
+    generator.sample_latents = draw
+    return generator
+
+
+def test_the_best_of_its_candidates_is_kept_and_can_be_drawn_again(tmp_path):
+    scored = ["--rewards", "tests.fakes:Loudness,tests.fakes:Softness"]
+    generate("x", *FAKE, *scored, "--best-of", 5, "--seed", 3, "--out", tmp_path / "best")
+    row = lines(tmp_path / "best")[0]
+    seeds = [candidate_seed(3, n) for n in range(5)]
+    assert seeds[0] == 3 and len(set(seeds)) == 5
+    values = {}
+    for seed in seeds:
+        generate("x", *FAKE, *scored, "--seed", seed, "--out", tmp_path / "each")
+        values[seed] = next(r for r in lines(tmp_path / "each") if r["seed"] == seed)["scores"]
+    best = max(seeds, key=lambda seed: values[seed]["Loudness"])
+    assert (row["seed"], row["noise_seed"], row["scores"]) == (3, best, values[best])
+    again, _ = soundfile.read(tmp_path / "each" / f"x-s{best}.wav")
+    assert np.array_equal(soundfile.read(tmp_path / "best" / "x-s3.wav")[0], again)
+    worst = [*FAKE, "--rewards", "tests.unit.test_generate:Backwards", "--best-of", 5, "--seed", 3]
+    generate("x", *worst, "--out", tmp_path / "worst")  # it has no score for the loudest three
+    expected = sorted(seeds, key=lambda seed: values[seed]["Loudness"])[1]
+    assert lines(tmp_path / "worst")[0]["noise_seed"] == expected
+    generate("x", *FAKE, "--rewards", "tests.fakes:Broken", "--best-of", 2, "--out", tmp_path / "none")
+    row = lines(tmp_path / "none")[0]
+    assert row["noise_seed"] == 0 and row["scores"] == {"Broken": None} and "out of order" in row["reasons"]["Broken"]
+
+
+class Backwards:
+    """Gives the second quietest of a batch one, the quietest zero and the others nothing."""
+
+    name = "Backwards"
+
+    def score(self, clips):
+        from tests.fakes import FakeScore
+
+        order = np.argsort([clip.audio.mean() for clip in clips]).tolist()
+        ranks = [order.index(n) for n in range(len(clips))]
+        return [FakeScore(float(rank)) if rank < 2 else FakeScore(None, "too loud") for rank in ranks]
+
+
+def test_a_submission_has_every_row_of_the_csv_at_its_seed_and_length(tmp_path):
+    (tmp_path / "rows.csv").write_text('id,prompt\nt07,"drums, and bass"\nt01,piano\nt03,piano\n')
+    archive = tmp_path / "made" / "submission.zip"
+    asked = [*FAKE, "--prompts", tmp_path / "rows.csv", "--seed", 42]
+    generate(*asked, "--out", tmp_path / "short")
+    generate(*asked, "--out", tmp_path / "out", "--submission", archive)
+    with zipfile.ZipFile(archive) as found:
+        assert found.namelist() == ["t07.wav", "t01.wav", "t03.wav"] and found.testzip() is None
+        found.extractall(tmp_path / "found")
+    assert [(row["path"], row["seed"]) for row in lines(tmp_path / "out")] == [
+        ("t07.wav", 42), ("t01.wav", 43), ("t03.wav", 44)
+    ]  # fmt: skip
+    for name in ("t07.wav", "t01.wav", "t03.wav"):
+        info = soundfile.info(tmp_path / "found" / name)
+        assert (info.frames, info.subtype, info.channels) == (10 * RATE, "PCM_16", 1)
+        whole, short = (soundfile.read(tmp_path / folder / name)[0] for folder in ("found", "short"))
+        assert np.array_equal(whole[:SAMPLES], short) and not whole[SAMPLES:].any()
+    first = archive.read_bytes()
+    generate(*asked, "--out", tmp_path / "out", "--submission", archive)
+    assert archive.read_bytes() == first
+
+
+def test_a_longer_clip_is_cut_to_the_submission():
+    from rlloop.recipes.generate_worker import fit
+
+    wave = np.arange(30.0)
+    assert np.array_equal(fit(wave, 10, 2.0), wave[:20]) and np.array_equal(fit(wave, 10, 4.0)[30:], np.zeros(10))
+    assert fit(wave, 10, None) is wave
+
+
+def test_several_base_seeds_name_clips_apart():
+    rows = [Row("piano", "a"), Row("drums", "b")]
+    assert [(clip.path, clip.seed) for clip in request_clips(rows, [5, 50], "flac")] == [
+        ("a-s5.flac", 5), ("b-s6.flac", 6), ("a-s50.flac", 50), ("b-s51.flac", 51)
+    ]  # fmt: skip
+
+
+def test_file_names_of_different_prompts_differ():
+    assert prompt_name("a calm piano piece", 7) == "a-calm-piano-piece-s7"
+    prompts = ["lo-fi", "lo fi", "Lo fi", "lo, fi", "x" * 300, "x" * 301, "ピアノ", "!"]
+    names = [prompt_name(prompt, 0) for prompt in prompts]
+    assert len(set(names)) == len(prompts) and all(len(name) < 80 and "/" not in name for name in names)
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [("wav", 16), ("wav", 24), ("wav", 32), ("flac", 16), ("flac", 24)])
+def test_a_file_tells_how_it_was_made(tmp_path, suffix, bits):
+    wave = np.random.default_rng(0).uniform(-1, 1, 1001).astype(np.float32)
+    details = {"prompt": 'ピアノ "quoted" 🎵', "long": "x" * 20_000, "seed": 7}
+    path = tmp_path / f"clip.{suffix}"
+    write_tagged(path, wave, 16_000, details, bits)
+    heard, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16_000 and np.abs(heard - wave).max() <= 2.0 ** (1 - bits) and read_details(path) == details
+    assert json.loads(generate("--show", path)) == details
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_others_have_no_details(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16_000)
+    soundfile.write(tmp_path / "a.flac", np.zeros(100), 16_000)
+    for name, data in (("cut.wav", b"RIFF\0\0\0\0WAVELIST"), ("empty.wav", b""), ("text.flac", b"text")):
+        (tmp_path / name).write_bytes(data)
+    assert [read_details(path) for path in tmp_path.iterdir()] == [None] * 5
+    for name in ("a.wav", "nothing.wav"):
+        assert "no clip of rlloop generate" in generate("--show", tmp_path / name, status=2)
+
+
+def test_a_step_that_refuses_a_clip_costs_that_clip(tmp_path):
+    out = tmp_path / "out"
+    prompts = ["a", "bb", "ccc", "dddd"]
+    generate(*prompts, *FAKE, "--rewards", "tests.fakes:Loudness", "--out", tmp_path / "plain")
+    means = {row["prompt"]: row["scores"]["Loudness"] for row in lines(tmp_path / "plain")}
+    above = sorted(means.values())[1] + 1e-6
+    loud = {prompt for prompt, mean in means.items() if mean > above}
+    entry = {"name": "Picky", "target": "tests.unit.test_generate:Picky", "options": {"above": above}}
+    (tmp_path / "picky.yaml").write_text(Path("tests/fake.yaml").read_text() + f"postprocess: [{json.dumps(entry)}]\n")
+    said = generate(*prompts, "--config", tmp_path / "picky.yaml", "--out", out, status=1)
+    assert said.count("too loud for me") == len(loud) and f"{len(loud)} failed" in said
+    assert {row["prompt"] for row in lines(out)} == {*prompts} - loud
+    for row in lines(out):
+        halved, plain = (soundfile.read(folder / row["path"])[0] for folder in (out, tmp_path / "plain"))
+        assert np.abs(halved - plain / 2).max() < 1e-4
+
+
+def test_the_list_is_one_that_other_commands_read(tmp_path):
+    generate("a", "b", *FAKE, "--out", tmp_path)
+    assert [(clip.path, clip.prompt) for clip in list_clips(tmp_path)] == [("a-s0.wav", "a"), ("b-s1.wav", "b")]
+    assert [Path(clip.file).is_file() for clip in list_clips(tmp_path / "clips.jsonl")] == [True, True]
+
+
+def test_the_first_difference_has_its_name():
+    assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) == ""
+    assert difference({"settings": {"x": {"b": 1}}}, {"settings": {"x": {"b": [2]}}}) == "x.b 1, now [2]"
+    assert difference({}, {"prompt": "p"}) == 'prompt null, now "p"'
+
+
+def test_mistakes_are_one_line(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "file").write_text("")
+    for name, text in (
+        ("noid", "prompt\npiano\n"), ("twice", "id,prompt\na,x\na,y\n"), ("slash", "id,prompt\n../a,x\n"),
+        ("blank", "id,prompt\na,x\nb,\n"), ("none", "id,prompt\n"), ("columns", "a,b\n1,2\n"),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.csv").write_text(text)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    zipped = ["--submission", tmp_path / "s.zip"]
+    for options, words in (
+        ([], "no prompt; give one in quotes"),
+        ([" "], "a prompt is empty"),
+        (["--prompts", tmp_path / "empty.txt"], "holds no prompt"),
+        (["--prompts", tmp_path / "none.txt"], "does not exist"),
+        (["--prompts", tmp_path / "twice.csv"], "line 3: id 'a' is that of line 2"),
+        (["--prompts", tmp_path / "slash.csv"], "is no file name"),
+        (["--prompts", tmp_path / "blank.csv"], "line 3: id 'b' has no prompt"),
+        (["--prompts", tmp_path / "none.csv"], "holds no row"),
+        (["--prompts", tmp_path / "columns.csv"], "has the columns ['a', 'b']; expected one named 'prompt'"),
+        (["x", "--out", tmp_path / "file"], "file: File exists"),
+        (["x", "--out", tmp_path / "file" / "below"], "Not a directory"),
+        (["x", "--run", tmp_path / "nowhere"], "nowhere: no such run"),
+        (["x", "--run", tmp_path / "run"], "holds no complete checkpoint"),
+        (["x", "--run", tmp_path], "is no run and no complete checkpoint"),
+        (["x", "--version", 3], "name it with --run"),
+        (["x", "--weights", tmp_path / "none.pt"], "neither an existing path nor a known name"),
+        (["x", "--weights", tmp_path / "file"], "file is empty"),
+        (["x", "--config", "nothing"], "no configuration file 'nothing'"),
+        (["x", *FAKE, "--rewards", "tunejurry"], "tunejurry"),
+        (["x", *FAKE, "--best-of", 2], "--best-of 2 needs a reward"),
+        (["x", *FAKE, "--rewards", "tests.fakes:Loudness,tests.fakes:Loudness"], "two have one name"),
+        (["x", *FAKE, "--postprocess", "reverb"], "step 'reverb' is unknown"),
+        (["x", *FAKE, "--seed", "1,1"], "names one twice"),
+        (["x", *FAKE, "--seed", "-1"], "expected whole numbers"),
+        (["x", *FAKE, "--score", "high"], "is no number"),
+        (["x", *FAKE, "--solver", "rk4"], "options: sampling.solver"),
+        (["x", *FAKE, "--seconds", 3], "has no set_clip_seconds"),
+        (["x", *FAKE, "--format", "mp3"], "mp3 of 16 bits cannot be written"),
+        (["x", *FAKE, "--format", "flac", "--bits", 32], "cannot be written"),
+        (["x", *FAKE, *zipped], "clips by their id"),
+        (["--prompts", tmp_path / "noid.csv", *FAKE, *zipped], "clips by their id"),
+    ):  # fmt: skip
+        out = [] if "--out" in options else ["--out", tmp_path / "out"]
+        said = generate(*options, *out, status=2).strip().splitlines()
+        assert words in said[-1] and said[-1].startswith("rlloop: "), (options, said)
+        assert not [line for line in said[:-1] if "..." not in line and "note:" not in line], said
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    (tmp_path / "id.csv").write_text("id,prompt\na,x\n")
+    for options, words in ((["--seed", "1,2"], "2 base seeds"), (["--format", "flac"], "wav files of 16 bits")):
+        said = generate("--prompts", tmp_path / "id.csv", *FAKE, *zipped, *options, "--out", tmp_path / "o", status=2)
+        assert words in said
