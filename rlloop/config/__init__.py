@@ -15,6 +15,6 @@ from rlloop.config.training import Phase, Selection, Stage, Trainer
 __all__ = [
     "ALARM_EVALUATIONS", "ALARM_PROMPTS", "PRESETS", "Alarm", "Config", "Evaluation", "Generator", "Limits", "Loop",
     "Phase", "RewardEntry", "RewardPool", "Role", "Sampler", "Sampling", "Scorer", "Section", "Selection", "Stage",
-    "StepEntry", "TargetEntry", "Trainer", "build", "cross_checks", "differing_generations", "find_preset", "generation_stages", "load",
-    "plain_rewards", "resolve_rewards", "score_name", "selection_read",
+    "StepEntry", "TargetEntry", "Trainer", "build", "cross_checks", "differing_generations", "find_preset",
+    "generation_stages", "load", "plain_rewards", "resolve_rewards", "score_name", "selection_read",
 ]  # fmt: skip
