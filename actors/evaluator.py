@@ -7,17 +7,15 @@ listen to.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from actors.session import Session
 from actors.store import fetch_arrays
+from rlloop.loop.snapshot import MomentClip
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +27,12 @@ class Evaluator:
         self.session, self.config = session, session.config
         self.state, self.error = "loading", ""
         self.extremes: tuple | None = None
-        self.clips: dict[str, str] = {}
+        self.clips: dict[str, MomentClip] = {}
         self.thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self.thread.start()
 
     def status(self) -> dict:
-        """Results so far (by version), what it does now, and the paths of the clips of the moment."""
+        """Results so far (by version), what it does now, and the clips of the moment."""
         from rlloop.recipes.evaluations import stored_results
 
         return {
@@ -108,22 +106,13 @@ class Evaluator:
 
     def _listen(self) -> None:
         """Decodes the best, the median and the worst rollout of the newest cohort."""
-        from rlloop.data.rollouts import read_rows, rollout_path
-        from rlloop.recipes.evaluations import write_clip
+        from rlloop.recipes.moment import decode_extremes, write_moment
 
         found = self.session.call("evaluator", "buffer", "extremes")
         if found is None or found == self.extremes:
             return
         k, *keys = found
-        for name, (ticket, clip) in zip(("best", "median", "worst"), keys, strict=True):
-            path = rollout_path(self.session.path, ticket)
-            if path.exists():
-                row = read_rows(path, {clip: ""}, "")[0]
-                audio = self.sampler.decode(np.asarray(row.latents)[None])[0]
-                self.clips[name] = write_clip(
-                    self.session.path, f"generation{k:06d}-{name}", audio, self.sampler.generator.sample_rate_hz
-                )
-        moment = self.session.path / "audio" / "moment.json"
-        moment.with_suffix(".tmp").write_text(json.dumps(self.clips))
-        os.replace(moment.with_suffix(".tmp"), moment)
+        rate = self.sampler.generator.sample_rate_hz
+        self.clips |= decode_extremes(self.session.path, k, keys, self.sampler.decode, rate)
+        write_moment(self.session.path, self.clips)
         self.extremes = found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import ray
 
 from actors.session import Session
-from rlloop.loop.snapshot import EvaluationResult, PoolStats, Snapshot
+from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot
 
 GET_TIMEOUT_S = 5.0
 
@@ -117,8 +116,7 @@ class Observer:
             train=tuple(points),
             evaluations=tuple(self.evaluator.get("results", ()) or self._stored_results()),
             weight_sync_seconds=self.store.get("sync", {}),
-            best_clip=clips.get("best"),
-            median_clip=clips.get("median"),
+            clips=clips,
             messages=(*report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms)),
             eta_seconds=self._eta(report),
         )
@@ -149,9 +147,7 @@ class Observer:
 
         return stored_results(self.session.path)
 
-    def _stored_clips(self) -> dict[str, str]:
-        path = self.session.path / "audio" / "moment.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError):  # a gauge: the evaluator writes it anew
-            return {}
+    def _stored_clips(self) -> dict[str, MomentClip]:
+        from rlloop.recipes.moment import read_moment
+
+        return read_moment(self.session.path)

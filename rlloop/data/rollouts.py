@@ -35,6 +35,7 @@ class Row:
     """One example as the trainer reads it. latents: [L, D] float16, normalised; score: its label, None where missing.
 
     advantage: how much better than expected, where the algorithm says so (algorithms.base.Example).
+    seed, policy_version, scores: how it came about and all that it was given, for who listens to it.
     """
 
     ticket: int
@@ -44,6 +45,9 @@ class Row:
     latents: np.ndarray
     score: float | None
     advantage: float = 0.0
+    seed: int = 0
+    policy_version: int = 0
+    scores: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def rollout_path(run_dir: Path, ticket: int) -> Path:
@@ -117,9 +121,10 @@ def read_rows(path: Path, clips: Mapping[int, str], label: str) -> list[Row]:
     for record in table.to_pylist():
         if record["clip"] in clips:
             latents = np.frombuffer(record["latents"], np.float16).reshape(record["shape"])
-            score = dict(record["scores"]).get(label)
-            role = clips[record["clip"]]
-            rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score))
+            scores = dict(record["scores"])
+            of = {"seed": record["seed"], "policy_version": record["policy_version"], "scores": scores}
+            role, score = clips[record["clip"]], scores.get(label)
+            rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score, **of))
     if len(rows) != len(clips):
         raise ValueError(f"{path}: holds {len(rows)} of the clips {sorted(clips)}")
     return rows

@@ -76,6 +76,17 @@ class PoolStats:
 
 
 @dataclass(frozen=True)
+class MomentClip:
+    """A rollout to listen to: its audio's path relative to run_dir, and what was heard in it."""
+
+    path: str
+    prompt: str
+    seed: int
+    version: int
+    scores: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared.
 
@@ -107,7 +118,6 @@ class Snapshot:
     train: Sequence[TrainPoint] = field(default_factory=tuple)  # points since the last snapshot
     evaluations: Sequence[EvaluationResult] = field(default_factory=tuple)  # all so far, by version
     weight_sync_seconds: Mapping[int, float] = field(default_factory=dict)  # version -> publish to last sampler loaded
-    best_clip: str | None = None  # path of the best rollout's audio of the moment, relative to run_dir
-    median_clip: str | None = None
+    clips: Mapping[str, MomentClip] = field(default_factory=dict)  # best, median and worst rollout of the moment
     messages: Sequence[str] = field(default_factory=tuple)  # newest last: what went wrong or changed
     eta_seconds: float | None = None

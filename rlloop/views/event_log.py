@@ -18,6 +18,8 @@ import soundfile
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.plugins.audio import metadata as audio_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
@@ -34,32 +36,32 @@ class EventLog:
         self.num_points = 0
         self._writer: EventFileWriter | None = None
 
-    def scalar(self, tag: str, value: float, step: int, time: float) -> None:
-        self._add(Summary.Value(tag=tag, simple_value=value), step, time)
-
-    def audio(self, tag: str, samples: np.ndarray, sample_rate_hz: int, step: int, time: float) -> None:
-        """Samples [N] in [-1, 1]."""
-        wav = io.BytesIO()
-        soundfile.write(wav, samples, sample_rate_hz, format="WAV", subtype="PCM_16")
-        audio = Summary.Audio(
-            sample_rate=sample_rate_hz,
-            num_channels=1,
-            length_frames=len(samples),
-            encoded_audio_string=wav.getvalue(),
-            content_type="audio/wav",
-        )
-        self._add(Summary.Value(tag=tag, audio=audio), step, time)
-
-    def text(self, tag: str, markdown: str, step: int, time: float) -> None:
-        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
-        self._add(Summary.Value(tag=tag, metadata=plugin, tensor=tensor), step, time)
-
-    def _add(self, value: Summary.Value, step: int, time: float) -> None:
+    def add(self, value: Summary.Value, step: int, time: float) -> None:
+        """A value of any plugin."""
         if self._writer is None:  # opened late: a run that ends at once leaves no empty file
             self._writer = EventFileWriter(str(self.folder), flush_secs=3600)
         self._writer.add_event(Event(wall_time=time, step=step, summary=Summary(value=[value])))
         self.num_points += 1
+
+    def scalar(self, tag: str, value: float, step: int, time: float) -> None:
+        self.add(Summary.Value(tag=tag, simple_value=value), step, time)
+
+    def audio(
+        self, tag: str, samples: np.ndarray, sample_rate_hz: int, step: int, time: float, name: str, caption: str
+    ) -> None:
+        """Samples [N] in [-1, 1]. TensorBoard shows the `name` and `caption` of a tag's first step with all of them."""
+        wav = io.BytesIO()
+        soundfile.write(wav, samples, sample_rate_hz, format="WAV", subtype="PCM_16")
+        # As a tensor: of the older form without one, TensorBoard's fast loader drops name and caption (seen).
+        metadata = audio_metadata.create_summary_metadata(name, caption, audio_metadata.Encoding.Value("WAV"))
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in (1, 2)])
+        tensor = TensorProto(dtype="DT_STRING", tensor_shape=shape, string_val=[wav.getvalue(), b""])
+        self.add(Summary.Value(tag=tag, tensor=tensor, metadata=metadata), step, time)
+
+    def text(self, tag: str, markdown: str, step: int, time: float) -> None:
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
+        self.add(Summary.Value(tag=tag, metadata=plugin, tensor=tensor), step, time)
 
     def commit(self, state: dict[str, Any]) -> None:
         """Makes all points so far and `state` permanent together: event files first, the marker last."""

@@ -33,12 +33,18 @@ SCALARS = {
 }
 AUDIO = {
     "audio/heldout_{number}": "a fixed held-out prompt and seed; step: version",
-    "audio/best": "the best rollout of the moment; step: version",
-    "audio/median": "the median rollout of the moment; step: version",
+    "audio/best": "the best rollout of the newest cohort; step: version",
+    "audio/median": "the median rollout of the newest cohort; step: version",
+    "audio/worst": "the worst rollout of the newest cohort; step: version",
 }
 TEXT = {
     "configuration": "the resolved configuration as YAML; step 0",
     "alarm": "what set the alarm off: judge, versions, changes and p; step: version",
     "decomposition": "the stages so far, each over the one before; step: stage",
-    "audio/prompts": "the prompts of audio/heldout_0, 1, ...; step 0",
+    "audio/captions": "prompt, seed, version and scores of every clip of a step; step: version",
+}
+LAYOUT = {
+    "custom_scalars__config__": "the few curves that matter, as the custom scalars tab opens on them; step 0",
+    "_hparams_/experiment": "by which scores runs are compared; step 0",
+    "_hparams_/session_start_info": "the settings that runs usually differ in; step 0",
 }

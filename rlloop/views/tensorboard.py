@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from rlloop.views.decomposition import WITHIN_RUN, markdown, run_grid
 from rlloop.views.event_log import EventLog
 from rlloop.views.run_decomposition import run_decomposition
 from rlloop.views.scores import evaluation_labels, is_number, mean_score, score_label
-from rlloop.views.tags import AUDIO, SCALARS, TEXT
+from rlloop.views.tags import AUDIO, LAYOUT, SCALARS, TEXT
+from rlloop.views.tensorboard_layout import caption_table, comparison_values, layout_value, plain
 
 log = logging.getLogger(__name__)
 GAUGE_EVERY_S = 5
@@ -36,7 +37,12 @@ class Written:
     synced: list[int] = field(default_factory=list)
     stages: int = 0  # rows of the decomposition, the baseline is one
     has_texts: bool = False
-    has_prompts: bool = False
+    has_layout: bool = False
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Written:
+        """What an event log kept; a name that is no longer one is passed over."""
+        return cls(**{one.name: state[one.name] for one in fields(cls) if one.name in state})
 
 
 class RunWriter:
@@ -55,7 +61,7 @@ class RunWriter:
         self.config = config or Config.model_validate_json((self.run_dir / "config.json").read_text())
         self.stage_ends = Plan.from_config(self.config).required_versions()
         self.events = EventLog(self.run_dir / "tensorboard")
-        self.written = Written(**self.events.state)
+        self.written = Written.of(self.events.state)
 
     def write(self, snapshot: Snapshot) -> None:
         """Adds the points that were not written yet, and flushes if there were any."""
@@ -89,6 +95,11 @@ class RunWriter:
             resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
             self._text("configuration", "\n".join(f"    {line}" for line in resolved.splitlines()), time)
             self.written.has_texts = True
+        if not self.written.has_layout:
+            for value in (layout_value(self.config), *comparison_values(self.config, time)):
+                assert value.tag in LAYOUT, value.tag
+                self.events.add(value, 0, time)
+            self.written.has_layout = True
 
     def _text(self, tag: str, markdown: str, time: float, step: int = 0) -> None:
         assert tag in TEXT, tag
@@ -122,17 +133,25 @@ class RunWriter:
         self._scalar("alarm/raised", float(len(judges)), version, time)
         if evaluation.alarms:
             self._text("alarm", "\n\n".join(found["text"] for found in evaluation.alarms), time, version)
-        for number, path in enumerate(evaluation.audio):
-            self._audio("audio/heldout_{number}", path, version, time, number=number)
-        self._audio("audio/best", snapshot.best_clip, version, time)
-        self._audio("audio/median", snapshot.median_clip, version, time)
-        if not self.written.has_prompts and evaluation.audio:
-            prompts = evaluation.prompts[: len(evaluation.audio)]
-            self._text(
-                "audio/prompts", "\n".join(f"{number}. {prompt}\n" for number, prompt in enumerate(prompts)), time
-            )
-            self.written.has_prompts = True
+        self._clips(evaluation, snapshot)
         self.written.evaluations.append(version)
+
+    def _clips(self, evaluation: EvaluationResult, snapshot: Snapshot) -> None:
+        """The held-out clips and those of the moment, with one table of what they are."""
+        version, time = evaluation.version, evaluation.finished_at
+        rows = []
+        for number, path in enumerate(evaluation.audio):  # the first seed of each of the first prompts
+            prompt, seed = evaluation.prompts[number], evaluation.seeds[number][0]
+            scores = {name: values[number][0] for name, values in evaluation.scores.items()}
+            name, caption = f"held-out {number}: {prompt}", f"seed {seed}; scores of each version: text audio/captions"
+            self._audio("audio/heldout_{number}", path, version, time, name, caption, number=number)
+            rows.append((f"heldout_{number}", prompt, seed, version, scores))
+        for place, clip in snapshot.clips.items():
+            caption = f"the {place} rollout of the newest cohort; what it is at each step: text audio/captions"
+            self._audio(f"audio/{place}", clip.path, version, time, place, caption)
+            rows.append((place, clip.prompt, clip.seed, clip.version, clip.scores))
+        if rows:
+            self._text("audio/captions", caption_table(rows), time, version)
 
     def _stages(self, snapshot: Snapshot) -> None:
         """Stages whose evaluation has come, in order: a stage is never written before the one that it is over."""
@@ -150,17 +169,15 @@ class RunWriter:
             self._text("decomposition", f"{markdown(run_grid(found.rows))}\n\n{WITHIN_RUN}", time, number)
             self.written.stages += 1
 
-    def _audio(self, tag: str, path: str | None, version: int, time: float, **names: Any) -> None:
+    def _audio(self, tag: str, path: str, version: int, time: float, name: str, caption: str, **names: Any) -> None:
         assert tag in AUDIO, tag
-        if path is None:
-            return
         try:
             samples, sample_rate_hz = soundfile.read(self.run_dir / path, dtype="float32", always_2d=True)
         except (OSError, soundfile.LibsndfileError) as error:
             log.warning("tensorboard: %s of version %d has no clip to show: %s", tag.format(**names), version, error)
             return
         mono = np.clip(samples.mean(axis=1), -1.0, 1.0)
-        self.events.audio(tag.format(**names), mono, sample_rate_hz, version, time)
+        self.events.audio(tag.format(**names), mono, sample_rate_hz, version, time, plain(name), plain(caption))
 
     def _train(self, point: TrainPoint) -> None:
         # A trainer that restarts from a checkpoint repeats updates; their first report stands.

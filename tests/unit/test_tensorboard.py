@@ -1,18 +1,22 @@
 """Event files read back: every point once, also after a kill and a resume; only documented tags."""
 
+import json
 import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from rlloop.config import build
-from rlloop.views.tags import AUDIO, SCALARS, TEXT
+from rlloop.config import build, load
+from rlloop.loop.snapshot import MomentClip
+from rlloop.views.tags import AUDIO, LAYOUT, SCALARS, TEXT
 from rlloop.views.tensorboard import RunWriter
-from tests.unit.snapshots import BEGAN, cohort, evaluation, snapshot, train_point
+from rlloop.views.tensorboard_layout import hyperparameters
+from tests.unit.snapshots import ALIGNMENT, BEGAN, JUDGE, REWARD, cohort, evaluation, snapshot, train_point
 
 CONFIG = build({})
 
@@ -49,7 +53,11 @@ def run_dir(tmp_path) -> Path:
 
 def first(run_dir: Path):
     heard = evaluation(0, [[0.0, 0.2], [0.4, None]], audio=("v0.flac", "missing.flac"))
-    return snapshot(str(run_dir), evaluations=(heard,), best_clip="best.flac", median_clip="median.flac")
+    clips = {
+        place: MomentClip(f"{place}.flac", "slow | <b>piano", 7, 1, {REWARD: 0.5, JUDGE: None})
+        for place in ("best", "median")
+    }
+    return snapshot(str(run_dir), evaluations=(heard,), clips=clips)
 
 
 def later(run_dir: Path):
@@ -77,7 +85,10 @@ EXPECTED = {
     "audio/heldout_0": [0],
     "audio/best": [0],
     "configuration": [0],
-    "audio/prompts": [0],
+    "audio/captions": [0],
+    "custom_scalars__config__": [0],
+    "_hparams_/session_start_info": [0],
+    "train/seconds": [1, 2, 3],
 }
 
 
@@ -142,7 +153,7 @@ def test_every_tag_is_documented(run_dir):
     writer = RunWriter(run_dir, CONFIG)
     writer.write(later(run_dir))
     writer.close()
-    documented = [re.sub(r"\{\w+\}", r"\\w+", tag) for tag in (*SCALARS, *AUDIO, *TEXT)]
+    documented = [re.sub(r"\{\w+\}", r"\\w+", tag) for tag in (*SCALARS, *AUDIO, *TEXT, *LAYOUT)]
     for tag, _ in read_points(run_dir):
         assert any(re.fullmatch(pattern, tag) for pattern in documented), tag
 
@@ -150,3 +161,86 @@ def test_every_tag_is_documented(run_dir):
 def test_the_stored_configuration_is_the_default(run_dir):
     (run_dir / "config.json").write_text(CONFIG.model_dump_json())
     assert RunWriter(run_dir).config == CONFIG
+
+
+def values(run_dir: Path, tag: str) -> dict[int, Any]:
+    """Step -> the whole value of a tag."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    found = {}
+    for file in sorted((run_dir / "tensorboard").glob("events.*")):
+        for data in RawEventFileLoader(str(file)).Load():
+            event = Event.FromString(data)
+            found.update((event.step, value) for value in event.summary.value if value.tag == tag)
+    return found
+
+
+@pytest.fixture
+def written(run_dir) -> Path:
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(first(run_dir))
+    writer.close()
+    return run_dir
+
+
+def test_custom_scalars_open_on_what_matters(written):
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+    layout = Layout.FromString(values(written, "custom_scalars__config__")[0].tensor.string_val[0])
+    shown = {
+        category.title: (category.closed, {c.title: list(c.multiline.tag) for c in category.chart})
+        for category in layout.category
+    }
+    assert (
+        list(shown) == ["What matters", "Is it healthy"] and not shown["What matters"][0] and shown["Is it healthy"][0]
+    )
+    charts = shown["What matters"][1]
+    assert charts["reward by policy version"] == ["^reward/heldout$", "^reward/policy_mean$"]
+    assert charts[f"held-out judge: {JUDGE}"] == [f"^heldout/{JUDGE}$"] and len(charts) <= 6
+    tags = [tag for tag, _ in read_points(written)]
+    known = [re.sub(r"\{\w+\}", r"\\w+", tag) for tag in SCALARS]
+    for pattern in [pattern for _, found in shown.values() for of in found.values() for pattern in of]:
+        tag = pattern.strip("^$").replace("\\", "")
+        assert any(re.fullmatch(one, tag) for one in known), tag
+    assert any(re.search(charts["reward by policy version"][0], tag) for tag in tags)
+
+
+def test_runs_are_compared_by_what_they_differ_in(written):
+    from tensorboard.plugins.hparams import metadata
+
+    start = values(written, "_hparams_/session_start_info")[0].metadata.plugin_data
+    found = metadata.parse_session_start_info_plugin_data(start.content).hparams
+    assert start.plugin_name == "hparams" and found["max_staleness"].number_value == CONFIG.loop.max_staleness
+    assert found["largest_learning_rate"].number_value == CONFIG.stages[0].phases[0].learning_rate
+    experiment = metadata.parse_experiment_plugin_data(
+        values(written, "_hparams_/experiment")[0].metadata.plugin_data.content
+    )
+    assert [info.name.tag for info in experiment.metric_infos] == [
+        "reward/heldout",
+        f"heldout/{ALIGNMENT}",
+        f"heldout/{JUDGE}",
+    ]
+    chain = hyperparameters(load("paper_mini", []))
+    assert chain.keys() == found.keys() and chain["stages"] == "sft, expert_iteration, cross_load, crpo"
+    assert {name: type(value) for name, value in chain.items()} == {
+        name: type(value) for name, value in hyperparameters(CONFIG).items()
+    }
+
+
+def test_audio_has_captions(written):
+    clip = values(written, "audio/heldout_0")[0].metadata
+    assert clip.display_name == "held-out 0: slow piano" and "seed 1" in clip.summary_description
+    captions = values(written, "audio/captions")[0].tensor.string_val[0].decode().splitlines()
+    assert f"| heldout_0 | slow piano | 1 | 0 | {REWARD} +0.000, {ALIGNMENT} +0.200, {JUDGE} +0.200 |" in captions
+    assert f"| best | slow \\| &lt;b>piano | 7 | 1 | {REWARD} +0.500, {JUDGE} missing |" in captions
+
+
+def test_a_state_of_an_older_writer_is_taken_up(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    writer.write(first(run_dir))
+    writer.close()
+    marker = json.loads(writer.events.marker.read_text())
+    marker["state"]["has_prompts"] = marker["state"].pop("has_layout")
+    writer.events.marker.write_text(json.dumps(marker))
+    assert RunWriter(run_dir, CONFIG).written.evaluations == [0]
