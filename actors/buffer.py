@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from rlloop.loop import gate
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
-from rlloop.loop.snapshot import TrainPoint
+from rlloop.loop.snapshot import PoolsNow, TrainPoint
 from rlloop.recipes.cohort import close_cohort, cohort_candidates
 from rlloop.recipes.disk import free_bytes, full_disk, kept_free, show_bytes
 from rlloop.recipes.gauges import BusyWindow
 from rlloop.recipes.rollout_files import RolloutFiles
 from rlloop.recipes.run_state import RunState, newest_cohort, oldest_start
+from rlloop.resources import Row, resources
 
 log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has
@@ -52,6 +54,7 @@ class Buffer:
         self.files.prune(self.ledger)
         self.kept_free, self.free_bytes = kept_free(session.path, self.config), free_bytes
         self._disk_seen = -DISK_EVERY_S
+        self.sizes_now = self.pool_sizes()  # of this segment
         self.stop_reason = ""
         self.fatal = ""
         self.points: deque[TrainPoint] = deque(maxlen=KEPT_POINTS)
@@ -77,7 +80,15 @@ class Buffer:
         """A new segment number; releases every lease."""
         self._do(r.SegmentBegan(self.ledger.segment + 1))
         self._count_restarts()
+        self.sizes_now = self.pool_sizes()
         return self.ledger.segment
+
+    def is_over(self, segment: int) -> bool:
+        """Whether a segment gives out no ticket any more and all that it gave out came back."""
+        if segment != self.ledger.segment:
+            return True
+        ends = self.stop_reason or segment == self.ledger.cut_segment
+        return bool(ends) and not self.ledger.counts["leased"]
 
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
         """Never blocks; idempotent by segment and slot."""
@@ -106,8 +117,42 @@ class Buffer:
         """Whether a new segment would find a ticket that may start now."""
         if self.stop_reason:
             return False
-        probe = gate.next_ticket(self.ledger, self.ledger.segment, -1, self.config.loop.max_staleness, False)
+        probe = gate.whats_next(self.ledger, self.config.loop.max_staleness)
         return isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and self.ledger.counts["leased"] > 0)
+
+    # ---- the pools' sizes
+
+    def pool_sizes(self) -> dict[str, int]:
+        """Actors of each pool in the next segment: as configured, or as the run was told since."""
+        configured = {"sampler": self.config.sampler, **self.config.scorer.all_pools}
+        return {name: self.ledger.scaled.get(name, role.num_actors) for name, role in configured.items()}
+
+    def scale(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Journals other sizes and ends the segment early; answers all sizes. Idempotent: what is so already stays.
+
+        Raises:
+            ValueError: no such pool, or fewer than one actor.
+        """
+        there = self.pool_sizes()
+        for name, num_actors in sizes.items():
+            if name not in there:
+                raise ValueError(f"this run has no pool '{name}'; its pools are {', '.join(there)}")
+            if num_actors < 1:
+                raise ValueError(f"{name}: {num_actors} actors; a pool has one at least")
+        for name, num_actors in sizes.items():
+            if there[name] != num_actors:
+                self._do(r.Scaled(name, num_actors))
+                self.messages.append(f"{name}: {there[name]} -> {num_actors} actors from the next segment on")
+        return self.pool_sizes()
+
+    def pools(self) -> PoolsNow:
+        """What the pools are and shall be; for whoever scales them."""
+        at_work = {role: len(seen) for role, seen in self.workers.items()}
+        return PoolsNow(self.ledger.segment, self.sizes_now, self.pool_sizes(), at_work)
+
+    def takes(self, sizes: Mapping[str, int]) -> list[Row]:
+        """The resource table with other sizes of pools."""
+        return resources(self.config, {**self.pool_sizes(), **sizes})
 
     # ---- the pump's side
 
@@ -238,6 +283,7 @@ class Buffer:
             "last_progress": self.last_progress,
             "stop_reason": self.stop_reason,
             "rollout_bytes": self.files.num_bytes,
+            "sizes": self.sizes_now,
         }
 
     def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]] | None:
@@ -254,9 +300,7 @@ class Buffer:
 
     def _restarts_now(self) -> Counter[str]:
         """Workers of this segment beyond the size of their pool: each took the place of one that died."""
-        pools = {"sampler": self.config.sampler, **self.config.scorer.all_pools}
-        sizes = {role: pool.num_actors for role, pool in pools.items()}
-        return Counter({role: max(0, len(seen) - sizes[role]) for role, seen in self.workers.items()})
+        return Counter({role: max(0, len(seen) - self.sizes_now[role]) for role, seen in self.workers.items()})
 
     def _count_restarts(self) -> None:
         self.restarts += self._restarts_now()

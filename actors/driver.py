@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors import startup
+from actors.attach import note_address
 from actors.cluster import check_cluster
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
@@ -102,6 +103,7 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) ->
     startup.store_config(path, config)
     session = Session(str(path), startup.take_epoch(path))
     startup.record_environment(session.path, session.epoch)
+    note_address(session)
     return session
 
 
@@ -110,6 +112,7 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
     view.phase("starting the actors")
     start_actors(session)
+    startup.shrink_to_fit(session)
     trainer = TrainerThread(session)
     trainer.start()
     observer = Observer(session, began)
@@ -268,7 +271,7 @@ class TrainerThread(threading.Thread):
         from actors.trainer import train_worker
 
         session, settings = self.session, self.session.config.trainer
-        use_gpu = settings.num_gpus > 0
+        use_gpu, least = settings.num_gpus > 0, settings.min_workers
         resources = {"CPU": settings.num_cpus, **node_request(settings.node)}
         resources |= {"GPU": settings.num_gpus} if use_gpu else {}
         TorchTrainer(
@@ -276,7 +279,9 @@ class TrainerThread(threading.Thread):
             train_loop_config={"run_dir": session.run_dir, "epoch": session.epoch},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=settings.num_workers, use_gpu=use_gpu, resources_per_worker=resources
+                num_workers=settings.num_workers if least is None else (least, settings.num_workers),
+                use_gpu=use_gpu,
+                resources_per_worker=resources,
             ),
             run_config=RunConfig(
                 name=f"epoch{session.epoch:06d}",

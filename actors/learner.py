@@ -35,8 +35,13 @@ class Learner:
     reference: nn.Module | None
     precision: str
 
-    def update(self, engine: Any, batches: Sequence[Batch], learning_rate: float) -> dict[str, Tensor]:
-        """Accumulates the gradients of equal parts of a batch, then steps; the means of loss and metrics over them."""
+    def update(self, engine: Any, batches: Sequence[Batch], learning_rate: float, share: float) -> dict[str, Tensor]:
+        """Accumulates the gradients of the parts of a batch, then steps; answers loss and metrics, averaged likewise.
+
+        Args:
+            share: examples of the global batch over the number of ranks. The mean over ranks of what is accumulated
+                and answered is the mean over the global batch, also where ranks have unequal parts of it.
+        """
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
         values: dict[str, Tensor] = {}
@@ -44,8 +49,9 @@ class Learner:
             engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
             with torch.autocast(engine.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 loss, metrics = loss_and_metrics(self.algorithm, engine, batch, self.reference)
-            engine.backward(loss / len(batches))
+            parts = share / len(batch.t)  # as many as there are, where all have one size
+            engine.backward(loss / parts)
             for name, value in {"loss": loss, **metrics}.items():
-                values[name] = values.get(name, 0.0) + value.detach().float() / len(batches)
+                values[name] = values.get(name, 0.0) + value.detach().float() / parts
         engine.step()
         return values

@@ -45,7 +45,7 @@ class Observer:
         """One picture of the run; parts that do not answer in time show their last known state."""
         self._refresh("buffer", "report", self.last_step)
         self._refresh("evaluator", "status")
-        self._refresh("store", "status")
+        self._refresh("store", "status", self._sizes()["sampler"])
         self._refresh("pump", "status")
         points = [p for p in self.report.get("points", []) if p.step > self.last_step]
         self.last_step = max((p.step for p in points), default=self.last_step)
@@ -122,17 +122,18 @@ class Observer:
         )
 
     def _pools(self) -> dict[str, PoolStats]:
-        config, busy, items = self.session.config, self.report.get("busy", {}), self.report.get("items", {})
-        sizes = {
-            "sampler": config.sampler.num_actors,
-            **{role: pool.num_actors for role, pool in config.scorer.all_pools.items()},
-            "trainer": 1,
-            "evaluator": config.evaluation.num_actors,
-        }
+        busy, items = self.report.get("busy", {}), self.report.get("items", {})
+        sizes = {**self._sizes(), "trainer": 1, "evaluator": 1}
         return {
             role: PoolStats(size, items.get(role, 0), min(1.0, busy.get(role, 0.0) / size))
             for role, size in sizes.items()
         }
+
+    def _sizes(self) -> dict[str, int]:
+        """Actors of the sampler and scorer pools now."""
+        config = self.session.config
+        configured = {"sampler": config.sampler, **config.scorer.all_pools}
+        return self.report.get("sizes") or {name: role.num_actors for name, role in configured.items()}
 
     def _eta(self, report: dict) -> float | None:
         """Seconds left: generations still to close, at the pace of those that closed in this start."""

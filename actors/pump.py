@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Pump:
             error = ""
             commits = 0
             try:
-                for scored in self._scored_tickets():
+                for scored in self._scored_tickets(self.session.call("pump", "buffer", "pool_sizes")):
                     commits += self.session.call("pump", "buffer", "commit", scored)
             except Exception:
                 error = traceback.format_exc()
@@ -64,13 +65,21 @@ class Pump:
                 )
                 self.state = "done"
 
-    def _scored_tickets(self):
-        """Yields the tickets of one segment as they are scored; ends when the gate ended and the slots ran out."""
-        for block in segment_dataset(self.session, self.segment).iter_batches(
+    def _scored_tickets(self, sizes: Mapping[str, int]):
+        """Yields the tickets of one segment as they are scored.
+
+        Ends when the slots ran out, or with the first empty one after a segment was cut short and all its tickets came
+        back: hundreds of empty slots would take seconds to pass.
+        """
+        for block in segment_dataset(self.session, self.segment, sizes).iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="numpy"
         ):
-            if len(block.get("ticket", ())) and int(block["ticket"][0]) >= 0:
+            if not len(block.get("ticket", ())):
+                continue
+            if int(block["ticket"][0]) >= 0:
                 yield scored_ticket({name: column[0] for name, column in block.items()})
+            elif self.session.call("pump", "buffer", "is_over", self.segment):
+                return
 
 
 def scored_ticket(row: dict) -> ScoredTicket:
@@ -90,8 +99,12 @@ def scored_ticket(row: dict) -> ScoredTicket:
     )
 
 
-def segment_dataset(session: Session, segment: int):
-    """The stream of one segment: slots -> gate -> sampler pool -> scorer pool, one row and one block each."""
+def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
+    """The stream of one segment: slots -> gate -> sampler pool -> scorer pool, one row and one block each.
+
+    Args:
+        sizes: actors of each pool, sampler and scorers.
+    """
     import ray
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
@@ -100,8 +113,9 @@ def segment_dataset(session: Session, segment: int):
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
     scorers = config.scorer.all_pools
-    roles = [config.sampler, *scorers.values()]
-    cpus, gpus = (sum(r.num_actors * each(r) for r in roles) for each in (lambda r: r.num_cpus, lambda r: r.num_gpus))
+    roles = {"sampler": config.sampler, **scorers}
+    cpus = sum(sizes[name] * role.num_cpus for name, role in roles.items())
+    gpus = sum(sizes[name] * role.num_gpus for name, role in roles.items())
     context.execution_options.resource_limits = ExecutionResources(cpu=cpus + 0.01, gpu=gpus)
     context.execution_options.preserve_order = False
     place = (session.run_dir, session.epoch)
@@ -116,13 +130,14 @@ def segment_dataset(session: Session, segment: int):
     gated = slots.map_batches(
         Gate, batch_size=1, compute=pool(1), num_cpus=0, fn_constructor_args=(*place, segment), batch_format="numpy"
     )
-    stages = [(SamplerStage, config.sampler, place)]
-    stages += [(ScorerStage, role, (*place, name, name == list(scorers)[-1])) for name, role in scorers.items()]
-    for stage, role, arguments in stages:
+    stages = [("sampler", SamplerStage, place)]
+    stages += [(name, ScorerStage, (*place, name, name == list(scorers)[-1])) for name in scorers]
+    for name, stage, arguments in stages:
+        role = roles[name]
         gated = gated.map_batches(
             stage,
             batch_size=1,
-            compute=pool(role.num_actors),
+            compute=pool(sizes[name]),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,
             resources=node_request(role.node),

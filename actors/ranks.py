@@ -40,6 +40,10 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def first_of(self, problem: str) -> str:
+        """The first rank's problem that is not '', on every rank; a barrier."""
+        return next(filter(None, self.gather(problem)), "")
+
     def means(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Mean of each named scalar over the ranks."""
         if not values:

@@ -6,7 +6,7 @@ partition, its moments and the step count are all there is beside the network's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,25 @@ def load_rank_state(engine, arrays: Mapping[str, np.ndarray]) -> None:
             state["step"] = torch.tensor(float(arrays[f"{group}.step"][0]), dtype=torch.float32)
         if state:
             zero.optimizer.state[partition] = state
+
+
+def reshard(parts: Sequence[Mapping[str, np.ndarray]], engine, rank: int) -> dict[str, np.ndarray]:
+    """One rank's state out of the parts of another number of ranks, in the order of their ranks.
+
+    A group's partitions, one after the other, are its flat buffer; only the zeros that pad it depend on the number of
+    ranks.
+    """
+    arrays = {}
+    for group, partition in enumerate(engine.optimizer.single_partition_of_fp32_groups):
+        size, first = partition.numel(), rank * partition.numel()
+        for name in ("master", *MOMENTS):
+            key = f"{group}.{name}"
+            if key in parts[0]:
+                flat = np.concatenate([part[key] for part in parts])[first : first + size]
+                arrays[key] = np.pad(flat, (0, size - len(flat)))
+        if f"{group}.step" in parts[0]:
+            arrays[f"{group}.step"] = parts[0][f"{group}.step"]
+    return arrays
 
 
 def reset_rank_state(engine) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, namespace_of
+from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, Session, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
 
@@ -270,6 +270,24 @@ def record_environment(run_dir: Path, epoch: int) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kinds = ("CPU", "GPU", "accelerator_type:")  # not the addresses that are among them
     record_start(run_dir, epoch, [{k: v for k, v in node.items() if k.startswith(kinds)} for node in nodes])
+
+
+def shrink_to_fit(session: Session) -> None:
+    """Sizes that an earlier start was told (`rlloop scale`) stay where they fit; else the configured ones hold again.
+
+    On a cluster nodes may still come, so nothing is changed there.
+    """
+    import ray
+
+    from rlloop.preflight import on_cluster
+    from rlloop.resources import check_fits
+
+    there = ray.cluster_resources()
+    rows = session.call("driver", "buffer", "takes", {})
+    if not on_cluster(os.environ) and check_fits(rows, there.get("CPU", 0.0), there.get("GPU", 0.0)):
+        pools = {"sampler": session.config.sampler, **session.config.scorer.all_pools}
+        configured = {name: role.num_actors for name, role in pools.items()}
+        session.call("driver", "buffer", "scale", configured)
 
 
 def wait_for_old_epochs(run_dir: Path, epoch: int, timeout_s: float) -> None:

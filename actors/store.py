@@ -80,9 +80,8 @@ class PolicyStore:
         """A sampler works with this version from now on; a gauge."""
         self.loaded_at.setdefault(version, {}).setdefault(worker, time.time())
 
-    def status(self) -> dict:
-        """sync: version -> seconds from publish to the last sampler that loaded it, once that is known."""
-        size = self.session.config.sampler.num_actors
+    def status(self, size: int) -> dict:
+        """sync: version -> seconds from publish to the last of `size` samplers that loaded it, once that is known."""
         sync = {
             version: sorted(self.loaded_at[version].values())[:size][-1] - began
             for version, began in self.published_at.items()

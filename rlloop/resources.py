@@ -60,15 +60,18 @@ class Sizes:
     evaluations: int  # those always made: version 0 and the last of every stage
 
 
-def resources(config: Config) -> list[Row]:
+def resources(config: Config, sizes: Mapping[str, int] | None = None) -> list[Row]:
     """The rows of the resource table; a pool that scales is counted at its most.
 
     Gate, pump, buffer and policy store take no CPU: they wait for others.
+
+    Args:
+        sizes: actors of pools that have another number than the configuration says.
     """
-    bounds, sampler = config.sampler.autoscale, config.sampler
-    most_samplers = sampler.model_copy(update={"num_actors": bounds.max}) if bounds else sampler
-    roles = {"sampler": most_samplers, **config.scorer.all_pools}
-    rows = [Row(name, r.num_actors, r.num_cpus, r.num_gpus, r.threads, r.node) for name, r in roles.items()]
+    bounds, pools = config.sampler.autoscale, {"sampler": config.sampler, **config.scorer.all_pools}
+    counts = {name: role.num_actors for name, role in pools.items()}
+    counts |= {**({"sampler": bounds.max} if bounds else {}), **(sizes or {})}
+    rows = [Row(name, counts[name], r.num_cpus, r.num_gpus, r.threads, r.node) for name, r in pools.items()]
     trainer, evaluation = config.trainer, config.evaluation
     rows.append(Row("trainer", trainer.num_workers, trainer.num_cpus, trainer.num_gpus, trainer.threads, trainer.node))
     rows.append(Row("evaluator", 1, evaluation.num_cpus, evaluation.num_gpus, evaluation.threads, evaluation.node))

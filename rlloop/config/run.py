@@ -145,7 +145,9 @@ class Config(Section):
             phase.pop("micro_batch_size")
         for key in ("compile", "device"):
             decisive["generator"].pop(key)
-        for key in ("max_failures", "keep_checkpoints", "num_cpus", "num_gpus", "num_workers", "node"):
+        for key in ("num_cpus", "num_gpus", "num_workers", "min_workers", "node"):
+            decisive["trainer"].pop(key)
+        for key in ("max_failures", "keep_checkpoints", "checkpoint_minutes"):
             decisive["trainer"].pop(key)
         for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
             decisive["loop"].pop(key)

@@ -13,6 +13,11 @@ class Trainer(Section):
     """Ray Train workers, DeepSpeed inside."""
 
     num_workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="below num_workers: go on with fewer when nodes vanish, grow when they return",
+    )
     num_cpus: float = Field(0.5, ge=0, description="logical CPUs of each worker")
     num_gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     threads: int = Field(2, ge=1, description="torch threads of each worker")
@@ -28,6 +33,9 @@ class Trainer(Section):
     ema_every: int = Field(500, ge=1, description="updates between stored EMA snapshots")
     clip_grad_norm: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints inside a generation")
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="also after so many minutes since the last one; null: by updates alone"
+    )
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept beside the stages' first and last")
     max_failures: int = Field(8, ge=0, description="restarts of the worker group before the run ends")
 
@@ -36,6 +44,8 @@ class Trainer(Section):
         sigmas = self.ema_sigmas
         if sigmas and not 1 < len(set(sigmas)) == len(sigmas):
             raise ValueError(f"ema_sigmas is {sigmas}; expected two or more different widths, or [] for no EMA")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, above num_workers {self.num_workers}; lower it")
         return self
 
 

@@ -41,8 +41,13 @@ def next_ticket(ledger: Ledger, segment: int, slot: int, max_staleness: int, dra
     if slot in ledger.slots:
         ticket = ledger.slots[slot]
         return Grant(ticket, ledger.tickets[ticket].version or 0)
-    if draining:
+    if draining or segment == ledger.cut_segment:
         return End("the segment is cut short")
+    return whats_next(ledger, max_staleness)
+
+
+def whats_next(ledger: Ledger, max_staleness: int) -> Grant | Wait | End:
+    """What a new slot would be answered, were its segment not to end early."""
     ticket = ledger.lowest_open()
     if ticket is None:
         return Wait() if ledger.counts["leased"] else End("no ticket is left")

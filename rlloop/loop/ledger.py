@@ -26,6 +26,8 @@ class Ledger:
         self.epoch = 0
         self.segment = 0
         self.version = 0
+        self.scaled: dict[str, int] = {}  # pool -> actors, where the run was told another number than is configured
+        self.cut_segment = -1  # ends early
         self.tickets = Tickets(plan.num_tickets)
         self.selections: dict[int, r.Selected] = {}
         self.cohort_open = {g.k: len(g.tickets) for g in plan.generations}
@@ -168,6 +170,10 @@ class Ledger:
             if self.tickets[number].state == "buffered":
                 self._move(number, "selected" if number in chosen else "dropped", time)
         assert all(self.tickets[number].state == "selected" for number in chosen), record
+
+    def _on_Scaled(self, record: r.Scaled, time: float) -> None:
+        self.scaled[record.pool] = record.num_actors
+        self.cut_segment = self.segment
 
     def _on_Published(self, record: r.Published, time: float) -> None:
         assert record.version == self.version + 1, (record, self.version)

@@ -94,10 +94,18 @@ class Published:
     version: int
 
 
-Record = EpochBegan | SegmentBegan | Leased | Started | Released | Buffered | Failed | Selected | Published
+@dataclass(frozen=True)
+class Scaled:
+    """A pool has so many actors from the next segment on; the current segment ends early."""
+
+    pool: str
+    num_actors: int
+
+
+Record = EpochBegan | SegmentBegan | Leased | Started | Released | Buffered | Failed | Selected | Published | Scaled
 _TYPES = {
     cls.__name__: cls
-    for cls in (EpochBegan, SegmentBegan, Leased, Started, Released, Buffered, Failed, Selected, Published)
+    for cls in (EpochBegan, SegmentBegan, Leased, Started, Released, Buffered, Failed, Selected, Published, Scaled)
 }
 
 

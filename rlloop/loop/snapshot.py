@@ -87,6 +87,16 @@ class MomentClip:
 
 
 @dataclass(frozen=True)
+class PoolsNow:
+    """Pools by name in segment `segment`: its actors, those of the next one, and those that have begun a ticket."""
+
+    segment: int
+    sizes: Mapping[str, int]
+    wanted: Mapping[str, int]
+    at_work: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared.
 

@@ -45,6 +45,18 @@ class Item(NamedTuple):
     is_raw: bool = False
 
 
+def slice_of(phase: Phase, rank: int, world: int) -> tuple[range, int]:
+    """Which indices of the global batch a rank has, and in how many forward passes.
+
+    Slices differ by one example at most; the number of passes is the same on every rank, because ZeRO 2 reduces
+    gradients in each.
+    """
+    cuts = [phase.batch_size * n // world for n in range(world + 1)]
+    smallest, largest = phase.batch_size // world, -(-phase.batch_size // world)
+    passes = -(-largest // (phase.micro_batch_size or largest))
+    return range(cuts[rank], cuts[rank + 1]), min(passes, smallest)
+
+
 def units(rows: Sequence[Row], takes_pairs: bool) -> list[tuple[Row, ...]]:
     """What a draw picks from a selection: single rows, or (winner, loser) of each prompt, in the rows' order.
 
@@ -88,10 +100,10 @@ class GenerationData:
 
     def micro_batches(self, step: int, phase: Phase, rank: int, world: int) -> list[Batch]:
         """Update `step` of the generation: this rank's slice of the global batch, cut into forward passes."""
-        share = phase.batch_size // world
-        items = self._items(step, phase, range(rank * share, (rank + 1) * share))
-        size = phase.micro_batch_size or share
-        return [self._collate(items[first : first + size]) for first in range(0, share, size)]
+        mine, parts = slice_of(phase, rank, world)
+        items = self._items(step, phase, mine)
+        cuts = [len(items) * n // parts for n in range(parts + 1)]
+        return [self._collate(items[first:end]) for first, end in zip(cuts, cuts[1:], strict=False)]
 
     def _items(self, step: int, phase: Phase, indices: range) -> list[Item]:
         stage = self.stage

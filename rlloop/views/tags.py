@@ -26,6 +26,7 @@ SCALARS = {
     "sync/seconds": "from publishing a version until the last sampler has loaded it; step: version",
     "pools/{pool}_busy": "share of the last minute that a pool worked, 0 to 1; step: seconds",
     "pools/{pool}_idle": "share of the last minute that a pool waited, 0 to 1; step: seconds",
+    "pools/{pool}_actors": "actors of a pool; step: seconds",
     "buffer/rollouts": "rollouts held; step: seconds",
     "buffer/bytes": "bytes held; step: seconds",
     "buffer/oldest_seconds": "age of the oldest rollout held; step: seconds",

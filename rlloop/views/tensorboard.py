@@ -196,6 +196,7 @@ class RunWriter:
         if second < self.written.gauge_second + GAUGE_EVERY_S:
             return
         for name, pool in snapshot.pools.items():
+            self._scalar("pools/{pool}_actors", pool.num_actors, second, time, pool=name)
             if pool.busy_share is not None:
                 self._scalar("pools/{pool}_busy", pool.busy_share, second, time, pool=name)
                 self._scalar("pools/{pool}_idle", 1 - pool.busy_share, second, time, pool=name)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rlloop.algorithms.draws import posterior_noise
-from rlloop.config import load
+from rlloop.config import Phase, load
 from rlloop.data.corpus import CorpusRow
 from rlloop.data.rollouts import Row
 from rlloop.loop.plan import Plan
-from rlloop.recipes.batches import GenerationData, units
+from rlloop.recipes.batches import GenerationData, slice_of, units
 from tests.fakes import LENGTH, WIDTH, TinyGenerator
 from tests.ray.runs import FAKE
 
@@ -60,6 +60,17 @@ def test_two_ranks_see_the_two_halves_of_what_one_sees_and_parts_of_a_batch_its_
     assert len(one) == 1 and len(two) == 4
     for name in ("latents", "noise", "t", "score", "advantage"):
         assert torch.equal(joined(one, name), joined(two, name))
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "sizes", "passes"),
+    [(8, None, 3, [2, 3, 3], 1), (8, 2, 3, [2, 3, 3], 2), (16, 4, 2, [8, 8], 2), (5, 1, 3, [1, 2, 2], 1)],
+)
+def test_unequal_slices_cover_the_batch_in_equally_many_passes(batch, micro, world, sizes, passes):
+    of = Phase(batch_size=batch, micro_batch_size=micro)
+    found = [slice_of(of, rank, world) for rank in range(world)]
+    assert [len(indices) for indices, _ in found] == sizes and {count for _, count in found} == {passes}
+    assert [n for indices, _ in found for n in indices] == list(range(batch))
 
 
 def test_the_corpus_is_read_in_order_and_each_rank_asks_for_its_own():

@@ -222,3 +222,31 @@ def test_points_that_come_again_are_taken_once_and_a_restarted_buffer_gets_the_t
     again = restart(buffer)
     again.progress("training", [point(n) for n in (2, 3, 4)])
     assert [p.step for p in again.report(0)["points"]] == [2, 3, 4]
+
+
+def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    first = buffer.next_ticket(segment, 0)
+    assert buffer.scale({"sampler": 5}) == {"sampler": 5, "scorer": 1}
+    assert buffer.next_ticket(segment, 0) == first, "a slot that has its ticket keeps it"
+    assert isinstance(buffer.next_ticket(segment, 1), gate.End)
+    assert not buffer.is_over(segment), "a ticket is still under way"
+    assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
+    assert buffer.commit(scored(first.ticket, [0.0] * 4))
+    assert buffer.is_over(segment) and buffer.has_work()
+    again = restart(buffer)
+    assert isinstance(again.next_ticket(segment, 1), gate.End), "the cut is in the journal"
+    assert isinstance(again.next_ticket(again.begin_segment(), 0), gate.Grant)
+    assert again.pools().sizes["sampler"] == 5
+    assert [row.num_actors for row in again.takes({"scorer": 3}) if row.role in ("sampler", "scorer")] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [({"samplers": 2}, "its pools are sampler, scorer"), ({"scorer": 0}, "one")]
+)
+def test_sizes_that_cannot_be_are_refused_and_change_nothing(session, sizes, said):
+    buffer = Buffer(session)
+    with pytest.raises(ValueError, match=said):
+        buffer.scale({"sampler": 3, **sizes})
+    assert buffer.pool_sizes() == {"sampler": 2, "scorer": 1} and not buffer.ledger.scaled

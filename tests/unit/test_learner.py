@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from torch import nn
 
 from actors.engine import build_engine
 from actors.learner import Learner, ahead
+from actors.sharded_state import reshard
 from rlloop.algorithms.base import Algorithm, Batch
 from rlloop.config import load
 from tests.ray.runs import FAKE
@@ -82,7 +85,7 @@ def test_updates_are_those_of_adamw_by_hand(zero_stage):
     engine, network, learner = engine_of("trainer.adam_eps=1e-6", f"trainer.zero_stage={zero_stage}")
     gradients, rates = [(0.3, -0.4), (0.1, 0.2), (30.0, 40.0)], [0.1, 0.05, 0.025]  # the last is clipped to (0.6, 0.8)
     for gradient, rate in zip(gradients, rates, strict=True):
-        values = learner.update(engine, [batch(torch.tensor([gradient]))], rate)
+        values = learner.update(engine, [batch(torch.tensor([gradient]))], rate, 1)
     assert network.weight.tolist() == pytest.approx(adamw([1.0, -2.0], gradients, rates), abs=2e-6)
     assert float(engine.get_global_grad_norm()) == pytest.approx(50.0, rel=1e-5)
     assert values["mean_t"] == 0.5
@@ -95,11 +98,43 @@ def test_parts_of_a_batch_give_the_update_of_the_whole(zero_stage):
     draws = torch.Generator().manual_seed(0)
     for _ in range(5):
         values = torch.randn(8, 2, generator=draws)
-        one = learner.update(whole, [batch(values)], 0.1)
-        four = learner.update(parts, [batch(part) for part in values.chunk(4)], 0.1)
+        one = learner.update(whole, [batch(values)], 0.1, len(values))
+        four = learner.update(parts, [batch(part) for part in values.chunk(4)], 0.1, len(values))
         assert float(one["loss"]) == pytest.approx(float(four["loss"]), abs=1e-6)
     assert torch.allclose(network.weight, other.weight, atol=1e-6)
     assert not torch.allclose(network.weight, torch.tensor([1.0, -2.0]), atol=0.1)
+
+
+def test_unequal_slices_of_three_ranks_average_to_the_update_of_the_whole():
+    """Eight examples on three ranks, 2, 3 and 3: the mean over ranks of the gradients is that of the whole batch."""
+    values = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for part in (values[:2], values[2:5], values[5:]):
+        engine, network, learner = engine_of("trainer.clip_grad_norm=100")
+        kept = []
+        network.weight.register_hook(lambda gradient, kept=kept: kept.append(gradient.clone()))
+        learner.update(engine, [batch(part)], 0.1, 8 / 3)
+        gradients.append(kept[0])
+    assert torch.allclose(torch.stack(gradients).mean(dim=0), values.mean(dim=0), atol=1e-6)
+
+
+def test_optimizer_state_is_cut_anew_for_another_number_of_ranks():
+    """Two ranks of 3, padded from 5, become one of 5 or three of 2, padded to 6; and one becomes two again."""
+    parts = [{"0.master": np.arange(3.0), "0.exp_avg": np.arange(3.0) * 10, "0.step": np.array([7.0])}]
+    parts.append(
+        {"0.master": np.array([3.0, 4.0, 0.0]), "0.exp_avg": np.array([30.0, 40.0, 0.0]), "0.step": np.array([7.0])}
+    )
+    (one,) = (reshard(parts, partitions(5), rank) for rank in range(1))
+    assert one["0.master"].tolist() == [0, 1, 2, 3, 4] and one["0.exp_avg"].tolist() == [0, 10, 20, 30, 40]
+    assert one["0.step"] == [7.0] and "0.exp_avg_sq" not in one
+    three = [reshard(parts, partitions(2), rank)["0.master"].tolist() for rank in range(3)]
+    assert three == [[0, 1], [2, 3], [4, 0]]
+    assert [reshard([one], partitions(3), rank)["0.master"].tolist() for rank in range(2)] == [[0, 1, 2], [3, 4, 0]]
+
+
+def partitions(size: int):
+    """What `reshard` sees of an engine whose rank has `size` numbers."""
+    return SimpleNamespace(optimizer=SimpleNamespace(single_partition_of_fp32_groups=[torch.zeros(size)]))
 
 
 def test_batches_come_in_order_and_one_ahead():
@@ -125,15 +160,15 @@ def test_bfloat16_is_of_the_forward_pass_also_where_deepspeed_sees_an_autocast_a
     engine, network, learner = engine_of("trainer.precision=bfloat16", f"trainer.zero_stage={zero_stage}")
     asked = torch.is_autocast_enabled
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: asked(*(device or ("cpu",))))
-    learner.update(engine, [batch(torch.ones(1, 2)), batch(torch.ones(1, 2))], 0.1)
+    learner.update(engine, [batch(torch.ones(1, 2)), batch(torch.ones(1, 2))], 0.1, 2)
     assert network.seen == [torch.bfloat16] * 2 and network.weight.dtype == torch.float32
     assert all(one.dtype == torch.float32 for one in engine.optimizer.single_partition_of_fp32_groups)
 
 
 def test_bfloat16_is_of_the_forward_pass_and_weights_stay_float32():
     engine, network, learner = engine_of("trainer.precision=bfloat16")
-    learner.update(engine, [batch(torch.ones(2, 2))], 0.1)
+    learner.update(engine, [batch(torch.ones(2, 2))], 0.1, 2)
     assert network.seen == [torch.bfloat16] and network.weight.dtype == torch.float32
     plain, other, exact = engine_of()
-    exact.update(plain, [batch(torch.ones(2, 2))], 0.1)
+    exact.update(plain, [batch(torch.ones(2, 2))], 0.1, 2)
     assert other.seen == [torch.float32]

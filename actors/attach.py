@@ -1,0 +1,64 @@
+"""From another process to a run that goes on: finds its cluster, and its buffer by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.session import Session
+from rlloop.loop.joining import ADDRESS_FILE, AUTH_MODE
+
+CALL_TIMEOUT_S = 60.0
+
+
+def note_address(session: Session) -> None:
+    """Writes where this start's Ray is found; a stale file does no harm, whoever reads it looks for the actors."""
+    import ray
+
+    path = session.path / ADDRESS_FILE
+    where = {"address": ray.get_runtime_context().gcs_address, "auth_mode": os.environ.get(AUTH_MODE, "")}
+    path.with_suffix(".tmp").write_text(json.dumps(where))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+@contextmanager
+def attached(run: str, address: str) -> Iterator[Session]:
+    """The session of the newest start of a run, for calls with a deadline of their own; connected within the block.
+
+    Args:
+        run: run directory as the run printed it; it need not be mounted here.
+        address: of its cluster, as rlloop.loop.joining.find_address found it before Ray was imported.
+    Raises:
+        ValueError: no such run goes on.
+    """
+    import ray
+
+    where = str(Path(run).expanduser().resolve())
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"cannot join the cluster at {address}: {str(error).splitlines()[0]}") from None
+    try:
+        yield Session(where, newest_epoch(where))
+    finally:
+        ray.shutdown()
+
+
+def newest_epoch(run_dir: str) -> int:
+    """Number of the start whose buffer is alive on this cluster.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    places = [a["namespace"].rsplit(":", 1) for a in actors if a["name"] == "buffer"]
+    epochs = [int(place[1]) for place in places if place[0] == f"rlloop:{run_dir}"]
+    if not epochs:
+        others = sorted({place[0].removeprefix("rlloop:") for place in places})
+        raise ValueError(f"no run goes on in {run_dir} on this cluster; runs there: {', '.join(others) or 'none'}")
+    return max(epochs)

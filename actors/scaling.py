@@ -1,0 +1,80 @@
+"""What `rlloop scale` does once it knows the run: check, tell the buffer, and watch until the new actors work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from actors.attach import CALL_TIMEOUT_S, attached
+from actors.session import Session
+from rlloop.loop.snapshot import PoolsNow
+from rlloop.resources import check_fits
+
+WAIT_S, POLL_S = 1800.0, 0.5
+
+
+def show(run: str, address: str) -> None:
+    """Prints the pools of a run."""
+    with attached(run, address) as session:
+        print_pools(pools(session))
+
+
+def scale(run: str, address: str, sizes: Mapping[str, int], *, may_exceed: bool, waits: bool) -> None:
+    """Gives pools of a running run other sizes.
+
+    Raises:
+        ValueError: no such run or pool, or the cluster has too little, with both numbers.
+    """
+    with attached(run, address) as session:
+        if not may_exceed:
+            refuse_too_much(session, sizes)
+        began, before = time.monotonic(), pools(session)
+        session.call("scale", "buffer", "scale", dict(sizes), timeout_s=CALL_TIMEOUT_S)
+        print_pools(pools(session))
+        if waits and any(before.sizes[name] != size for name, size in sizes.items()):
+            wait_for(session, before.segment, sizes)
+            print(f"in effect after {time.monotonic() - began:.1f} s")
+
+
+def pools(session: Session) -> PoolsNow:
+    return session.call("scale", "buffer", "pools", timeout_s=CALL_TIMEOUT_S)
+
+
+def refuse_too_much(session: Session, sizes: Mapping[str, int]) -> None:
+    """The sum of all roles has to fit on the cluster as it is.
+
+    Raises:
+        ValueError: it does not; both numbers.
+    """
+    import ray
+
+    there = ray.cluster_resources()
+    rows = session.call("scale", "buffer", "takes", dict(sizes), timeout_s=CALL_TIMEOUT_S)
+    problem = check_fits(rows, there.get("CPU", 0.0), there.get("GPU", 0.0))
+    if problem:
+        raise ValueError(f"{problem}; or give --anyway, and the actors wait for nodes that come")
+
+
+def wait_for(session: Session, segment: int, sizes: Mapping[str, int]) -> None:
+    """Returns when every actor of the scaled pools has begun a ticket in a segment after `segment`.
+
+    Raises:
+        ValueError: not within WAIT_S; says how many have.
+    """
+    began = time.monotonic()
+    while True:
+        now = pools(session)
+        if now.segment > segment and all(now.at_work.get(name, 0) >= size for name, size in sizes.items()):
+            return
+        if time.monotonic() - began > WAIT_S:
+            at_work = ", ".join(f"{name} {now.at_work.get(name, 0)} of {size}" for name, size in sizes.items())
+            raise ValueError(f"after {WAIT_S:.0f} s at work are {at_work}; the sizes stay, the cluster may lack room")
+        time.sleep(POLL_S)
+
+
+def print_pools(now: PoolsNow) -> None:
+    """One line a pool."""
+    for name, size in now.sizes.items():
+        wanted = now.wanted[name]
+        change = f" -> {wanted} from the next segment on" if wanted != size else ""
+        print(f"{name}: {size} actors{change}")
