@@ -21,7 +21,11 @@ from torch import nn
 
 from rlloop.weights import check_tensors, read_checkpoint, resolve
 
-KINDS = {"demucs.demucs.Demucs": Demucs, "demucs.hdemucs.HDemucs": HDemucs}
+KINDS = {
+    "demucs.demucs.Demucs": Demucs,
+    "demucs.hdemucs.HDemucs": HDemucs,
+    "demucs.wdemucs.WDemucs": HDemucs,  # its name before
+}
 
 
 def stand_in(name: str) -> type:
@@ -45,7 +49,12 @@ def load_separator(repo: str, name: str = "mdx_extra") -> BagOfModels:
     folder = resolve(repo)
     bag = read_bag(folder / f"{name}.yaml")
     models = [load_model(find_file(folder, signature)) for signature in bag["models"]]
-    found = BagOfModels(models, bag.get("weights"), bag.get("segment"))
+    try:
+        found = BagOfModels(models, bag.get("weights"), bag.get("segment"))
+    except (AssertionError, TypeError):  # its own words are none
+        raise ValueError(
+            f"{folder / name}.yaml: its models do not go together, or its weights are not of them"
+        ) from None
     return found.eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from rlloop.loop import checkpoints
 from rlloop.recipes.clip_files import list_clips
 from rlloop.recipes.generate_folder import difference
 from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
+from rlloop.recipes.policy_source import file_policy
 from rlloop.recipes.sampler import Sampler, network_arrays
 
 FAKE = ["--config", "tests/fake.yaml", "--cpus", "1"]
@@ -115,6 +116,17 @@ def test_a_run_gives_its_result_another_version_or_one_checkpoint(tmp_path):
     assert np.array_equal(found["result"], found["folder"]) and np.array_equal(found["zero"], found["built"])
     assert not np.array_equal(found["result"], found["two"]) and not np.array_equal(found["result"], found["zero"])
     assert "made with weights" in generate("x", "--run", run, "--version", 2, "--out", tmp_path / "zero", status=2)
+
+
+def test_the_official_stack_is_built_with_exported_weights(tmp_path):
+    file = tmp_path / "trained.pt"
+    file.write_bytes(b"weights")
+    config, policy = file_policy(str(file), load("official"))
+    assert config.generator.options["network"] == str(file) and config.generator.options["variant"] == "v2"
+    (tmp_path / "trained.json").write_text('{"network": {"score_variant": "v4"}}')
+    config, other = file_policy(str(file), load("official"))
+    assert config.generator.options["variant"] == "v4" and policy.identity != other.identity
+    assert other.file is None and other.version is None  # nothing is loaded over it
 
 
 def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
@@ -303,7 +315,8 @@ def test_the_first_difference_has_its_name():
     assert difference({}, {"prompt": "p"}) == 'prompt null, now "p"'
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_mistakes_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLLOOP_WEIGHTS", str(tmp_path / "no_weights"))
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "file").write_text("")
     for name, text in (
@@ -332,6 +345,7 @@ def test_mistakes_are_one_line(tmp_path):
         (["x", "--weights", tmp_path / "none.pt"], "neither an existing path nor a known name"),
         (["x", "--weights", tmp_path / "file"], "file is empty"),
         (["x", "--config", "nothing"], "no configuration file 'nothing'"),
+        (["x", "--config", "official"], "`rlloop weights fetch fluxaudio_s_44k_gclef`"),
         (["x", *FAKE, "--rewards", "tunejurry"], "tunejurry"),
         (["x", *FAKE, "--best-of", 2], "--best-of 2 needs a reward"),
         (["x", *FAKE, "--rewards", "tests.fakes:Loudness,tests.fakes:Loudness"], "two have one name"),

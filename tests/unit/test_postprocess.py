@@ -193,6 +193,10 @@ def test_damaged_and_strange_models_are_refused(tmp_path, repo, monkeypatch):
         Path("z.yaml").write_text(text)
         with pytest.raises(ValueError, match="z.yaml"):
             load_separator(str(tmp_path), "z")
+    Path("w.yaml").write_text(yaml.safe_dump({"models": ["w"], "weights": [[1.0], [1.0]]}))
+    save(tmp_path, "w", Demucs(SOURCES, channels=4, depth=2, samplerate=RATE))
+    with pytest.raises(ValueError, match="its weights are not of them"):
+        load_separator(str(tmp_path), "w")
     with pytest.raises(ValueError, match="mdx_q.yaml is missing"):
         load_separator(str(repo), "mdx_q")
 
