@@ -52,13 +52,13 @@ class Evaluator:
         return [version for version in self.session.plan.required_versions() if version not in stored]
 
     def _run(self) -> None:
+        from rlloop.recipes.build import load_target
         from rlloop.recipes.judges import SetJudges
-        from rlloop.recipes.sampler import Sampler
         from rlloop.recipes.scorer import Scorer
 
         try:
             self.prompts = self.session.prompts["heldout"]
-            self.sampler = Sampler(self.config, self.config.evaluation)
+            self.sampler = load_target(self.config.sampler.target)(self.config, self.config.evaluation)
             role = self.config.evaluation
             self.scorer = Scorer(self.config, role.scores, role.threads, has_gpu=role.num_gpus > 0)
             self.judges = SetJudges(self.config)

@@ -31,6 +31,10 @@ class RewardPool(Role):
         description="names, dotted paths, or mappings of name, target and options",
         min_length=1,
     )
+    target: str = Field(
+        "rlloop.recipes.scorer:Scorer",
+        description="what the pool's actors run: package.module:Class with the methods of this one",
+    )
 
 
 class Scorer(RewardPool):

@@ -91,3 +91,7 @@ class Sampler(Role):
         None, description="{min, max}: num_actors follows the idle shares of trainer and pools; null: it stays"
     )
     clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")
+    target: str = Field(
+        "rlloop.recipes.sampler:Sampler",
+        description="what the sampler actors run: package.module:Class with the methods of this one",
+    )

@@ -1,0 +1,121 @@
+"""Loop throughput with stand-ins of stated latency, against the ideal of that latency: 1, 8 and 64 samplers.
+
+    python -m bench.throughput                            120 s of steady state each, into bench/results.md
+    python -m bench.throughput --samplers 8 --seconds 30 --out FILE
+
+A sampler takes 1.0 s a ticket, a scorer 0.25 s, and there are a quarter as many scorers; everything else is the real
+loop: gate, journal, files, selection, training, publishing. The ideal is one ticket a sampler and second. Steady state
+begins when every sampler has begun a ticket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.machine import describe
+from bench.results import RESULTS, write_section
+from bench.stream import Run
+
+SAMPLER_S = 1.0
+SETTLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What one run did in its steady state."""
+
+    samplers: int
+    seconds: float
+    tickets: int
+    versions: int
+    failed: int
+    to_first_ticket_s: float
+    to_steady_s: float
+    sampler_nap_s: float
+    cpu_s: Mapping[str, float]  # by process, within `seconds`
+
+    @property
+    def share(self) -> float:
+        """Of the ideal: tickets a sampler and second, times its latency."""
+        return self.tickets * self.sampler_nap_s / (self.seconds * self.samplers)
+
+
+def overrides(samplers: int, nap_s: float, seconds: float) -> list[str]:
+    """A plan and a segment that outlast the measurement, with a cohort every 16 s."""
+    cohort, tickets = int(16 * samplers / nap_s), int(samplers * (seconds + 120) / nap_s)
+    return [
+        f"sampler.num_actors={samplers}",
+        f"scorer.num_actors={max(1, samplers // 4)}",
+        f"loop.segment_slots={tickets}",
+        f"stages.0.tickets={cohort}",
+        f"stages.0.generations={tickets // cohort + 2}",
+        f"generator.options.delay_s={nap_s}",
+    ]
+
+
+def measure(samplers: int, nap_s: float, seconds: float, folder: Path) -> Steady:
+    with Run(folder / f"samplers{samplers}", overrides(samplers, nap_s, seconds)) as run:
+        run.wait_for(lambda w: len(w.workers("sampler")) >= samplers and w.buffered, f"{samplers} samplers at work")
+        steady_since = time.time()
+        time.sleep(SETTLE_S)
+        before = run.cpu_seconds()
+        begin, end = run.measure(seconds)
+        watch, spent = run.watch, run.cpu_seconds() - before
+        return Steady(
+            samplers=samplers,
+            seconds=seconds,
+            tickets=watch.tickets_between(begin, end),
+            versions=sum(begin <= when < end for when in watch.published.values()),
+            failed=watch.failed,
+            to_first_ticket_s=min(watch.buffered.values()) - run.began,
+            to_steady_s=steady_since - run.began,
+            sampler_nap_s=nap_s,
+            cpu_s=dict(spent),
+        )
+
+
+def report(found: list[Steady], command: str) -> str:
+    rows = [
+        f"| {s.samplers} | {s.tickets / s.seconds:.2f} | **{s.share:.1%}** | {s.versions} | {s.failed} "
+        f"| {s.to_first_ticket_s:.0f} | {s.to_steady_s:.0f} |"
+        for s in found
+    ]
+    nap_s, seconds = found[0].sampler_nap_s, found[0].seconds
+    return (
+        f"`{command}`, {describe()}. Samplers that sleep {nap_s:g} s a ticket, a quarter as many scorers that sleep "
+        f"{nap_s / 4:g} s; steady state of {seconds:g} s each. The ideal is one ticket a sampler and {nap_s:g} s.\n\n"
+        "| samplers | tickets/s | of the ideal | versions published | failed rows | first ticket s | all at work s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows)
+    )
+
+
+def main(given: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samplers", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--latency", type=float, default=SAMPLER_S, help="seconds of a ticket in a sampler")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of steady state")
+    parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(given)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="rlloop-throughput-"))
+    found = []
+    for samplers in arguments.samplers:
+        found.append(measure(samplers, arguments.latency, arguments.seconds, folder))
+        print(found[-1], f"{found[-1].share:.1%}", flush=True)
+    if not arguments.folder:
+        shutil.rmtree(folder)
+    write_section(
+        "Loop throughput", report(found, f"python -m bench.throughput {' '.join(given)}".strip()), arguments.out
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
