@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -11,15 +11,75 @@ import numpy as np
 from rlloop.algorithms.base import Candidate, Example
 
 
+class Candidates(Sequence[Candidate]):
+    """Scored rollouts as columns, ranked when somebody looks: (score descending, ticket, clip), non-finite left out.
+
+    `best` ranks no more than it returns, so the best decile of a million costs milliseconds and not a second.
+
+    Args:
+        tickets, clips: [N] integers.   scores: [N] float64.   All in any order.
+    """
+
+    def __init__(self, tickets: np.ndarray, clips: np.ndarray, scores: np.ndarray) -> None:
+        finite = np.isfinite(scores)
+        columns = (tickets, clips, np.negative(scores))
+        self.tickets, self.clips, self.keys = columns if finite.all() else (column[finite] for column in columns)
+        self._order: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, place):
+        rows = self._rows()[place]
+        return next(self._at(rows[None])) if np.ndim(rows) == 0 else list(self._at(rows))
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return self._at(self._rows())
+
+    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tickets and clips of the first `count`, in order."""
+        if count >= len(self):
+            rows = self._ranked(np.arange(len(self)))
+        elif count > 0:
+            last = np.partition(self.keys, count - 1)[count - 1]
+            better, equal = np.flatnonzero(self.keys < last), np.flatnonzero(self.keys == last)
+            rows = self._ranked(np.concatenate([better, self._ranked(equal)[: count - len(better)]]))
+        else:
+            rows = np.zeros(0, np.int64)
+        return self.tickets[rows], self.clips[rows]
+
+    def _ranked(self, rows: np.ndarray) -> np.ndarray:
+        """Rows in order; where no two scores are equal, they alone decide."""
+        keys = self.keys[rows]
+        order = np.argsort(keys)
+        ordered = keys[order]
+        if np.any(ordered[1:] == ordered[:-1]):
+            order = np.lexsort((self.clips[rows], self.tickets[rows], keys))
+        return rows[order]
+
+    def _rows(self) -> np.ndarray:
+        if self._order is None:
+            self._order = self._ranked(np.arange(len(self)))
+        return self._order
+
+    def _at(self, rows: np.ndarray) -> Iterator[Candidate]:
+        columns = (self.tickets[rows], self.clips[rows], np.negative(self.keys[rows]))
+        return map(Candidate, *(column.tolist() for column in columns))
+
+
 def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Sorted by score descending, then ticket, then clip index; non-finite scores are left out."""
+    if isinstance(candidates, Candidates):
+        return list(candidates)
     finite = [c for c in candidates if math.isfinite(c.score)]
     return sorted(finite, key=lambda c: (-c.score, c.ticket, c.clip))
 
 
 def top_fraction(ranked: Sequence[Candidate], fraction: float) -> list[Example]:
     """The best `fraction` of all candidates, at least one while there is any (floor of n * fraction)."""
-    count = max(1, math.floor(len(ranked) * fraction + 1e-9)) if ranked else 0
+    count = max(1, math.floor(len(ranked) * fraction + 1e-9)) if len(ranked) else 0
+    if isinstance(ranked, Candidates):
+        return [Example(ticket, clip) for ticket, clip in zip(*(c.tolist() for c in ranked.best(count)), strict=True)]
     return [Example(c.ticket, c.clip) for c in ranked[:count]]
 
 

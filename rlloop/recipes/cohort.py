@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from rlloop.algorithms.base import Algorithm, Candidate
-from rlloop.algorithms.selection import rank, window_threshold
+from rlloop.algorithms.base import Algorithm
+from rlloop.algorithms.selection import Candidates, window_threshold
 from rlloop.config import Stage
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.records import Selected
@@ -15,10 +15,11 @@ from rlloop.loop.snapshot import CohortStats
 from rlloop.rewards.blend import blend
 
 
-def cohort_candidates(ledger: Ledger, k: int, stage: Stage) -> list[Candidate]:
+def cohort_candidates(ledger: Ledger, k: int, stage: Stage) -> Candidates:
     """Rollouts of cohort k with their ranking score, in (score descending, ticket, clip) order; missing left out."""
     keys, scores = _rollouts(ledger, k, stage)
-    return rank([Candidate(t, c, float(s)) for (t, c), s in zip(keys, scores, strict=True)])
+    places = np.array(keys, np.int64).reshape(-1, 2)
+    return Candidates(places[:, 0], places[:, 1], scores)
 
 
 def close_cohort(ledger: Ledger, k: int, algorithm: Algorithm) -> Selected:

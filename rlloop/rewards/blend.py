@@ -48,5 +48,6 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 def as_column(values: Sequence[float | None]) -> np.ndarray:
     """[N] float64, NaN for what is missing or not finite."""
-    column = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    is_array = isinstance(values, np.ndarray) and values.dtype == np.float64
+    column = values if is_array else np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     return np.where(np.isfinite(column), column, np.nan)

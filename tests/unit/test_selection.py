@@ -9,7 +9,16 @@ import pytest
 
 from rlloop.algorithms.base import Candidate, Example, load_algorithm
 from rlloop.algorithms.expert_iteration import ExpertIteration
-from rlloop.algorithms.selection import best_against_worst, rank, top_fraction, window_threshold, with_advantages
+from rlloop.algorithms.selection import (
+    Candidates,
+    above_threshold,
+    best_against_worst,
+    rank,
+    top_fraction,
+    top_fraction_per_prompt,
+    window_threshold,
+    with_advantages,
+)
 from rlloop.config import Selection, build
 from rlloop.loop import records as r
 from rlloop.loop.ledger import Ledger
@@ -175,3 +184,24 @@ def test_cohort_figures_are_of_the_reward_itself_and_by_version():
     stats = cohort_stats(ledger, 0, 0.0)
     assert stats.reward["mean"] == 3.0 and stats.reward["top"] == 5.0
     assert stats.reward_by_version == {0: (2.0, 2), 7: (5.0, 1)}
+
+
+@pytest.mark.parametrize("levels", [1, 3, 50, 10**9])
+@pytest.mark.parametrize("count", [0, 1, 7, 199, 200, 300])
+def test_columns_rank_and_choose_as_the_plain_sort_does(levels, count):
+    rng = random.Random(levels + count)
+    keys = [(t, c) for t in range(50) for c in range(4)]
+    rng.shuffle(keys)
+    scores = [math.nan if rng.random() < 0.1 else float(rng.randrange(levels)) for _ in keys]
+    columns = Candidates(*np.array(keys).T, np.array(scores))
+    plain = rank([Candidate(t, c, s) for (t, c), s in zip(keys, scores, strict=True)])
+    assert list(columns) == plain and len(columns) == len(plain) and columns[-1] == plain[-1]
+    assert list(zip(*(column.tolist() for column in columns.best(count)), strict=True)) == [
+        (c.ticket, c.clip) for c in plain[:count]
+    ]
+    for fraction in (0.001, 0.1, 0.5, 1.0):
+        assert top_fraction(columns, fraction) == top_fraction(plain, fraction)
+        assert top_fraction_per_prompt(columns, fraction) == top_fraction_per_prompt(plain, fraction)
+    assert best_against_worst(columns) == best_against_worst(plain)
+    assert with_advantages(columns, scale=1.0, clip=9.0) == with_advantages(plain, scale=1.0, clip=9.0)
+    assert above_threshold(columns, 1.0) == above_threshold(plain, 1.0)
