@@ -1,19 +1,23 @@
 """Buffer: the named actor that owns journal, ledger and selections. Everything it decides is a function of rlloop.
 
 Its restart replays the journal to the end, so it rolls nothing back. Mutating calls are idempotent by ticket,
-segment and slot, or version.
+segment and slot, or version. Several threads answer calls: one at a time in the ledger, all at once at the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from actors.session import Session
 from rlloop.algorithms.base import load_algorithm
@@ -33,6 +37,31 @@ from rlloop.resources import Row, resources
 log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has
 DISK_EVERY_S = 1.0
+THREADS = 32  # calls that may wait for the disk together: they share its syncs
+
+
+def in_turn(method: Callable) -> Callable:
+    """A method that reads or changes the state: one call at a time."""
+
+    @wraps(method)
+    def call(self: Buffer, *args: Any) -> Any:
+        with self._turn:
+            return method(self, *args)
+
+    return call
+
+
+def acknowledged(method: Callable) -> Callable:
+    """As `in_turn`, and the answer leaves when all that it rests on is on disk: its own records and those before."""
+    turned = in_turn(method)
+
+    @wraps(method)
+    def call(self: Buffer, *args: Any) -> Any:
+        answer = turned(self, *args)
+        self._flush()
+        return answer
+
+    return call
 
 
 class Buffer:
@@ -41,6 +70,8 @@ class Buffer:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.config = session.config
+        self._turn = threading.RLock()
+        self._committing: set[int] = set()
         self._lock = lock_journal(session.path, self.config.loop.wait_timeout_s)
         self.journal = Journal(session.path / "journal" / "journal.log")
         self.state = RunState(self.config, session.plan)
@@ -69,6 +100,7 @@ class Buffer:
         if self.ledger.epoch < session.epoch:
             self._do(r.EpochBegan(session.epoch))
         self._close_cohorts()
+        self._flush()
 
     @property
     def ledger(self) -> Ledger:
@@ -76,6 +108,7 @@ class Buffer:
 
     # ---- the gate's side
 
+    @acknowledged
     def begin_segment(self) -> int:
         """A new segment number; releases every lease."""
         self._do(r.SegmentBegan(self.ledger.segment + 1))
@@ -83,6 +116,7 @@ class Buffer:
         self.sizes_now = self.pool_sizes()
         return self.ledger.segment
 
+    @in_turn
     def is_over(self, segment: int) -> bool:
         """Whether a segment gives out no ticket any more and all that it gave out came back."""
         if segment != self.ledger.segment:
@@ -90,6 +124,7 @@ class Buffer:
         ends = self.stop_reason or segment == self.ledger.cut_segment
         return bool(ends) and not self.ledger.counts["leased"]
 
+    @acknowledged
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
         """Never blocks; idempotent by segment and slot."""
         self._watch_disk()
@@ -100,6 +135,7 @@ class Buffer:
             self._do(r.Leased(decision.ticket, decision.version, segment, slot))
         return decision
 
+    @acknowledged
     def started(self, ticket: int, worker: str) -> tuple[str, int]:
         """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew).
 
@@ -113,6 +149,7 @@ class Buffer:
             self._do(record)
         return "go" if self.ledger.tickets[ticket].state == "leased" else "skip", self.ledger.version
 
+    @in_turn
     def has_work(self) -> bool:
         """Whether a new segment would find a ticket that may start now."""
         if self.stop_reason:
@@ -122,11 +159,13 @@ class Buffer:
 
     # ---- the pools' sizes
 
+    @in_turn
     def pool_sizes(self) -> dict[str, int]:
         """Actors of each pool in the next segment: as configured, or as the run was told since."""
         configured = {"sampler": self.config.sampler, **self.config.scorer.all_pools}
         return {name: self.ledger.scaled.get(name, role.num_actors) for name, role in configured.items()}
 
+    @acknowledged
     def scale(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Journals other sizes and ends the segment early; answers all sizes. Idempotent: what is so already stays.
 
@@ -145,11 +184,13 @@ class Buffer:
                 self.messages.append(f"{name}: {there[name]} -> {num_actors} actors from the next segment on")
         return self.pool_sizes()
 
+    @in_turn
     def pools(self) -> PoolsNow:
         """What the pools are and shall be; for whoever scales them."""
         at_work = {role: len(seen) for role, seen in self.workers.items()}
         return PoolsNow(self.ledger.segment, self.sizes_now, self.pool_sizes(), at_work)
 
+    @in_turn
     def takes(self, sizes: Mapping[str, int]) -> list[Row]:
         """The resource table with other sizes of pools."""
         return resources(self.config, {**self.pool_sizes(), **sizes})
@@ -158,37 +199,59 @@ class Buffer:
 
     def commit(self, scored: ScoredTicket) -> bool:
         """Buffers a scored ticket, or notes its failure. The first commit wins; answers whether this one counted."""
-        state = self.ledger.tickets[scored.ticket].state
-        if state not in ("open", "leased"):
+        if not self._begin_commit(scored.ticket):
             return False
+        try:
+            if scored.failure:
+                return self._note_failure(scored)
+            try:
+                size = write_rollouts(rollout_path(self.session.path, scored.ticket), scored)
+            except OSError as error:
+                self._no_disk(error)
+                return True
+            return self._note_rollouts(scored, size)
+        finally:
+            self._committing.discard(scored.ticket)
+
+    @in_turn
+    def _begin_commit(self, ticket: int) -> bool:
+        """Whether nobody has committed this ticket or is about to: two would write the same file."""
+        is_first = self._is_awaited(ticket) and ticket not in self._committing
+        if is_first:
+            self._committing.add(ticket)
+        return is_first
+
+    def _is_awaited(self, ticket: int) -> bool:
+        return self.ledger.tickets[ticket].state in ("open", "leased")
+
+    @acknowledged
+    def _note_failure(self, scored: ScoredTicket) -> bool:
         self.last_progress = time.time()
-        if scored.failure:
-            record = gate.on_failed_row(self.ledger, scored.ticket, scored.failure, self.config.loop.max_attempts)
-            if record is not None:
-                self.messages.append(f"ticket {scored.ticket}: {scored.failure}")
-                self._do(record)
-        else:
-            self._buffer(scored)
+        record = gate.on_failed_row(self.ledger, scored.ticket, scored.failure, self.config.loop.max_attempts)
+        if record is not None:
+            self.messages.append(f"ticket {scored.ticket}: {scored.failure}")
+            self._do(record)
         self._close_cohorts()
         return True
 
-    def _buffer(self, scored: ScoredTicket) -> None:
-        try:
-            size = write_rollouts(rollout_path(self.session.path, scored.ticket), scored)
-        except OSError as error:
-            self._no_disk(error)
-            return
+    @acknowledged
+    def _note_rollouts(self, scored: ScoredTicket, size: int) -> bool:
+        if not self._is_awaited(scored.ticket):  # it failed for good while its rollouts were written
+            return False
+        self.last_progress = time.time()
+        clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
+        rollouts = tuple(r.RolloutRecord(n, s, dict(sc), dict(why)) for n, (s, sc, why) in enumerate(clips))
+        for role, seconds in scored.worker_seconds.items():
+            self.busy.add(role, seconds)
         self.files.add(scored.ticket, size)
         if self.files.num_bytes > self.config.limits.rollouts:
             self._end(
                 f"{self.session.run_dir}: its rollouts take {show_bytes(self.files.num_bytes)}, limits.rollouts is "
                 f"{show_bytes(self.config.limits.rollouts)}, and none can go yet; raise it and repeat the command"
             )
-        clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
-        rollouts = tuple(r.RolloutRecord(n, s, dict(sc), dict(why)) for n, (s, sc, why) in enumerate(clips))
-        for role, seconds in scored.worker_seconds.items():
-            self.busy.add(role, seconds)
         self._do(r.Buffered(scored.ticket, scored.policy_version, rollouts, size, dict(scored.worker_seconds)))
+        self._close_cohorts()
+        return True
 
     def _close_cohorts(self) -> None:
         for generation in self.ledger.plan.generations[self.ledger.version :]:
@@ -206,9 +269,12 @@ class Buffer:
 
     def selection(self, k: int) -> tuple[str, r.Selected | str]:
         """A pure read: ('rows', what is selected) | ('skip', why) | ('wait', '') | ('stop', why)."""
+        with self._turn:
+            selected = self.ledger.selections.get(k)
+        with contextlib.suppress(OSError):  # then there is a reason to stop
+            self._flush()
         if self.stop_reason:
             return "stop", self.stop_reason
-        selected = self.ledger.selections.get(k)
         if selected is None and k < oldest_start(self.ledger.version, self.config):
             newest = self.ledger.version
             self._end(
@@ -224,6 +290,7 @@ class Buffer:
             return "skip", selected.skipped
         return "rows", selected
 
+    @acknowledged
     def published(self, version: int) -> None:
         """Version k+1 is in the store: the gate may move on."""
         if version == self.ledger.version + 1:
@@ -231,6 +298,7 @@ class Buffer:
             self.last_progress = time.time()
             self.files.prune(self.ledger)
 
+    @in_turn
     def progress(self, state: str, points: list[TrainPoint]) -> str:
         """The trainer's report; a gauge. Points that are known are not taken again. Answers the stop reason, or ''."""
         self.trainer_starts += state == "restored"
@@ -246,14 +314,17 @@ class Buffer:
 
     # ---- the driver's side
 
+    @in_turn
     def stop(self, reason: str) -> None:
         """Ends the gate and answers the trainer with stop; not journaled: a restarted driver goes on."""
         self.stop_reason = self.stop_reason or reason
 
+    @in_turn
     def add_busy(self, role: str, seconds: float) -> None:
         self.busy.add(role, seconds)
         self.last_progress = time.time()
 
+    @in_turn
     def report(self, since_step: int) -> dict:
         """What the driver composes a Snapshot from; points after `since_step` only."""
         ledger, now = self.ledger, time.time()
@@ -286,6 +357,7 @@ class Buffer:
             "sizes": self.sizes_now,
         }
 
+    @in_turn
     def extremes(self) -> tuple[int, tuple[int, int], tuple[int, int], tuple[int, int]] | None:
         """(generation, best, median, worst) keys (ticket, clip) of the newest selected cohort, for the listeners."""
         newest = newest_cohort(self.ledger)
@@ -308,12 +380,12 @@ class Buffer:
             seen.clear()
 
     def _do(self, record: r.Record) -> None:
-        """Journals first, then folds: what is acknowledged is on disk."""
+        """Journals first, then folds; who answers for it flushes before."""
         if newer_epoch(self.session.path) > self.session.epoch:
             log.error("a newer epoch than %d runs on %s: this buffer ends", self.session.epoch, self.session.run_dir)
             os._exit(1)
         try:
-            when = self.journal.append(record)
+            when = self.journal.write(record)
         except OSError as error:
             self._no_disk(error)
             raise
@@ -339,6 +411,19 @@ class Buffer:
         if free < self.kept_free:
             self._end(full_disk(self.session.path, free, self.kept_free))
 
+    def _flush(self) -> None:
+        """Waits until what was journaled so far is on disk.
+
+        Raises:
+            OSError: it cannot be; the run ends.
+        """
+        try:
+            self.journal.flush()
+        except OSError as error:
+            self._no_disk(error)
+            raise
+
+    @in_turn
     def _no_disk(self, error: OSError) -> None:
         self._end(
             f"{self.session.run_dir}: cannot write ({error.strerror}); nothing committed is lost: "

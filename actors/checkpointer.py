@@ -139,8 +139,6 @@ class Checkpointer:
     def publish(self, version: int) -> None:
         """To the store, then to the buffer; both idempotent. Version 0 was published by the driver's checkpoint."""
         if self.ranks.is_first and version > 0:
-            path = checkpoints.folder(self.session.path, version)
-            marker, arrays = checkpoints.read_marker(path), checkpoints.read_weights(path)
-            self.session.call("trainer", "store", "publish", version, marker.stage, marker.weights_checksum, arrays)
+            self.session.call("trainer", "store", "publish", version)
             self.session.call("trainer", "buffer", "published", version)
         self.ranks.barrier()

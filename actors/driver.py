@@ -203,14 +203,14 @@ def start_actors(session: Session) -> None:
     """Creates the control actors by name; each restarts by itself for ever."""
     import ray
 
-    from actors.buffer import Buffer
+    from actors.buffer import THREADS, Buffer
     from actors.evaluator import Evaluator
     from actors.pump import Pump
     from actors.store import PolicyStore
 
     evaluation = session.config.evaluation
     for name, cls, options in (
-        ("buffer", Buffer, {}),
+        ("buffer", Buffer, {"max_concurrency": THREADS}),
         ("store", PolicyStore, {}),
         (
             "evaluator",

@@ -17,6 +17,7 @@ from actors.session import Session
 from actors.store import fetch_arrays
 from rlloop.loop import gate
 from rlloop.loop.plan import clip_seeds, prompt_index
+from rlloop.recipes.build import load_target
 
 Rows = dict[str, np.ndarray]
 POLL_S = 0.1
@@ -49,13 +50,11 @@ class SamplerStage:
     """One sampler actor: keeps its weights fresh and draws one ticket at a time."""
 
     def __init__(self, run_dir: str, epoch: int) -> None:
-        from rlloop.recipes.sampler import Sampler
-
         self.session = Session(run_dir, epoch)
         self.config = self.session.config
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.prompts = self.session.prompts["train"]
-        self.sampler = Sampler(self.config, self.config.sampler)
+        self.sampler = load_target(self.config.sampler.target)(self.config, self.config.sampler)
 
     def __call__(self, granted: Rows) -> Rows:
         ticket, version = int(granted["ticket"][0]), int(granted["version"][0])
@@ -105,13 +104,11 @@ class ScorerStage:
     """One actor of a pool of scorers: adds named scores to a ticket; the last pool drops the audio."""
 
     def __init__(self, run_dir: str, epoch: int, role: str, is_last: bool) -> None:
-        from rlloop.recipes.scorer import Scorer
-
         self.session, self.role, self.is_last = Session(run_dir, epoch), role, is_last
         config = self.session.config
         self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         pool = config.scorer.all_pools[role]
-        self.scorer = Scorer(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
+        self.scorer = load_target(pool.target)(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
 
     def __call__(self, sampled: Rows) -> Rows:
         if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):

@@ -74,8 +74,18 @@ class Session:
     def namespace(self) -> str:
         return namespace_of(self.run_dir, self.epoch)
 
+    def __reduce__(self):  # without what is cached: handles and configurations are looked up where they are used
+        return (Session, (self.run_dir, self.epoch))
+
+    @cached_property
+    def _handles(self) -> dict[str, ray.actor.ActorHandle]:
+        return {}
+
     def actor(self, name: str) -> ray.actor.ActorHandle:
-        return ray.get_actor(name, namespace=self.namespace)
+        """The handle of a named actor; it stays good over restarts, so it is looked up once."""
+        if name not in self._handles:
+            self._handles[name] = ray.get_actor(name, namespace=self.namespace)
+        return self._handles[name]
 
     def tell(self, name: str, method: str, *args: Any) -> None:
         """Sends a call and forgets it: progress and gauges, never a transition of the ledger."""
@@ -98,6 +108,7 @@ class Session:
             except (ActorUnavailableError, ActorDiedError, RayActorError, GetTimeoutError, ValueError) as error:
                 if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
                     raise
+                self._handles.pop(name, None)
                 if time.monotonic() - began > limit:
                     raise NoAnswer(who, name, method, time.monotonic() - began) from error
                 time.sleep(0.2)

@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins takes them from the others
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Of a Ray that this process starts, without dashboard: nobody reads these, and every process pays for them each second.
+UNREAD = {"RAY_task_events_report_interval_ms": "0", "RAY_enable_metrics_collection": "0", "RAY_event_stats": "0"}
 
 
 def lock_run_dir(run_dir: Path):
@@ -242,6 +244,7 @@ def start_ray(nodes: Sequence[str] = ()) -> None:
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
         return
+    os.environ.update({key: os.environ.get(key, value) for key, value in UNREAD.items()})
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(

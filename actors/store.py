@@ -1,5 +1,5 @@
 """PolicyStore: the named actor that owns published weights. An object dies with the process that put it, so the store
-puts them itself; what it no longer holds, or lost, it reads again from the checkpoint of that version."""
+puts them itself, from the checkpoint of that version, and again when it no longer holds or lost them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ class PolicyStore:
         self._load(found[1].version)
         self.version = found[1].version
 
-    def publish(self, version: int, stage: int, checksum: int, arrays: Mapping[str, np.ndarray]) -> int:
-        """Takes a version's arrays by value and puts them. Idempotent by version; answers the current version.
+    def publish(self, version: int) -> int:
+        """Takes a version from its marked checkpoint and puts it. Idempotent by version; answers the current version.
+
+        Not by value: that would put the same bytes twice, once by the caller, whose objects end with it, and once here.
 
         Raises:
-            ValueError: the arrays do not match their checksum, or a version is left out.
+            ValueError: the weights do not match the marker's checksum, or a version is left out.
         """
         if version <= self.version:
             return self.version
@@ -53,12 +55,15 @@ class PolicyStore:
             raise ValueError(
                 f"policy store: version {version} published after {self.version}; expected {self.version + 1}"
             )
+        path = checkpoints.folder(self.session.path, version)
+        marker, arrays = checkpoints.parse_marker(path), checkpoints.map_weights(path)
         found = checkpoints.arrays_checksum(arrays)
-        if found != checksum:
+        if found != marker.weights_checksum:
             raise ValueError(
-                f"policy store: version {version} arrived with checksum {found:08x}, sent was {checksum:08x}"
+                f"policy store: the weights of version {version} have checksum {found:08x}, their marker says "
+                f"{marker.weights_checksum:08x}"
             )
-        self._keep(PolicyRef(version, checksum, stage, [ray.put(dict(arrays))]))
+        self._keep(PolicyRef(version, found, marker.stage, [ray.put(arrays)]))
         self.version = version
         self.published_at[version] = time.time()
         return version
@@ -92,7 +97,7 @@ class PolicyStore:
     def _load(self, version: int) -> PolicyRef:
         path = checkpoints.folder(self.session.path, version)
         marker = checkpoints.read_marker(path)
-        ref = PolicyRef(version, marker.weights_checksum, marker.stage, [ray.put(checkpoints.read_weights(path))])
+        ref = PolicyRef(version, marker.weights_checksum, marker.stage, [ray.put(checkpoints.map_weights(path))])
         self._keep(ref)
         return ref
 

@@ -74,15 +74,22 @@ def write_rollouts(path: Path, scored: ScoredTicket) -> int:
             "scores": pa.array([list(s.items()) for s in scored.scores], pa.map_(pa.string(), pa.float64())),
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        pq.write_table(table, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        try:
+            _write_synced(path, table)
+        except FileNotFoundError:  # the folder's last old file went at this very moment, and the folder with it
+            _write_synced(path, table)
     except OSError:
         path.unlink(missing_ok=True)
         raise
     return path.stat().st_size
+
+
+def _write_synced(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_selected(

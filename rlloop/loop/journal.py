@@ -1,5 +1,7 @@
 """The journal: an append-only file of records, each a line `crc32 length json`, flushed before it is acknowledged.
 
+Several threads may write; those that flush at the same time share one sync, which is what costs (a group commit).
+
 A crash may leave one incomplete record at the end: replay cuts it off. Damage anywhere else is refused.
 
 So that a restart does not read a run from its start, `compact` closes a part: the state after it becomes a snapshot,
@@ -16,6 +18,7 @@ import gzip
 import json
 import logging
 import os
+import threading
 import time as clock
 import zlib
 from collections.abc import Generator, Iterator
@@ -31,13 +34,16 @@ GZIP_LEVEL = 6
 
 
 class Journal:
-    """One run's. `open -> restored | replayed -> (appending | compacting)*`; `append` returns after fsync."""
+    """One run's. `open -> restored | replayed -> (appending | compacting)*`; `append` is `write`, then `flush`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = None
         self._broken = ""
+        self._writing, self._syncing = threading.Lock(), threading.Lock()  # who needs both takes _syncing first
+        self._written = self._synced = 0  # records of this process
+        self._end = self._safe_end = 0  # bytes of the file, and those of them that are synced
 
     @property
     def num_bytes(self) -> int:
@@ -82,28 +88,68 @@ class Journal:
         return offset
 
     def append(self, record: r.Record) -> float:
-        """Writes one record; returns its unix time.
+        """Writes one record to disk; returns its unix time.
+
+        Raises:
+            OSError: see write and flush.
+        """
+        time = self.write(record)
+        self.flush()
+        return time
+
+    def write(self, record: r.Record) -> float:
+        """Writes one record behind the others, not yet to disk; returns its unix time.
 
         Raises:
             OSError: it cannot be written. What was of it is cut off again, and no later record is taken: what follows
                 an unacknowledged record would contradict it at the next replay.
         """
+        with self._writing:
+            self._refuse_if_broken()
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+                sync_folder(self.path.parent)
+                self._end = self._safe_end = self._file.tell()
+            time = round(clock.time(), 3)  # as a replay reads it
+            data, done = encode(r.to_json(record, time)), 0
+            try:
+                while done < len(data):
+                    done += self._file.write(data[done:])
+            except OSError as error:
+                self._break_off(error, self._end)
+                raise
+            self._end += done
+            self._written += 1
+            return time
+
+    def flush(self) -> None:
+        """Returns when everything that was written before this call is on disk.
+
+        Raises:
+            OSError: it cannot be: nothing behind the last flush counts, and no later record is taken.
+        """
+        asked = self._written
+        with self._syncing:  # who waited here finds its records synced by the one before
+            if self._synced >= asked:
+                return
+            with self._writing:
+                self._refuse_if_broken()
+                written, end = self._written, self._end
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                with self._writing:
+                    self._break_off(error, self._safe_end)
+                raise
+            self._synced, self._safe_end = written, end
+
+    def _break_off(self, error: OSError, end: int) -> None:
+        self._broken = error.strerror or str(error)
+        os.ftruncate(self._file.fileno(), end)
+
+    def _refuse_if_broken(self) -> None:
         if self._broken:
             raise OSError(errno.EIO, f"an earlier record failed: {self._broken}")
-        if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
-            sync_folder(self.path.parent)
-        time, end = round(clock.time(), 3), self._file.tell()  # as a replay reads it
-        data = encode(r.to_json(record, time))
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._broken = error.strerror or str(error)
-            os.ftruncate(self._file.fileno(), end)
-            raise
-        return time
 
     def compact(self, state: Any) -> int:
         """Closes the current part: `state` is what all records so far lead to, plain JSON. Returns its bytes.
@@ -111,8 +157,13 @@ class Journal:
         Raises:
             OSError: something cannot be written. Until the last step the journal goes on as if nothing was asked.
         """
-        if self._broken:
-            raise OSError(errno.EIO, f"an earlier record failed: {self._broken}")
+        with self._syncing, self._writing:
+            self._refuse_if_broken()
+            size = self._compact(state)
+            self._synced = self._written
+            return size
+
+    def _compact(self, state: Any) -> int:
         data = self.path.read_bytes() if self.path.exists() else b""
         number, offset = self._part(data)
         archive = self._archive(number)

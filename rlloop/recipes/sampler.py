@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,9 @@ def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:
                 f"weights: '{name}' has shape {None if found is None else tuple(found.shape)}, "
                 f"the network expects {None if expected is None else tuple(expected.shape)}"
             )
-    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to: a copy is
+        network.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()})
 
 
 def network_arrays(network) -> dict[str, np.ndarray]:

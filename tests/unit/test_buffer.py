@@ -1,6 +1,7 @@
 """The buffer as a plain object: idempotent calls, replay, skipping, a disk that fills. No Ray is started."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from actors.buffer import Buffer
 from actors.session import Session
 from rlloop.config import load
 from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter
-from rlloop.data.rollouts import ScoredTicket, read_selected
+from rlloop.data.rollouts import ScoredTicket, read_rows, read_selected, rollout_path
 from rlloop.loop import gate
 from rlloop.loop.checkpoints import newest
 from rlloop.loop.snapshot import TrainPoint
@@ -250,3 +251,27 @@ def test_sizes_that_cannot_be_are_refused_and_change_nothing(session, sizes, sai
     with pytest.raises(ValueError, match=said):
         buffer.scale({"sampler": 3, **sizes})
     assert buffer.pool_sizes() == {"sampler": 2, "scorer": 1} and not buffer.ledger.scaled
+
+
+def test_threads_commit_at_once_and_each_ticket_counts_once(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    tickets = [buffer.next_ticket(segment, slot).ticket for slot in range(8)]
+    barrier, counted = threading.Barrier(16), []
+
+    def commit(ticket, score):
+        assert buffer.started(ticket, "sampler-1")[0] == "go"
+        barrier.wait()
+        counted.append((ticket, buffer.commit(scored(ticket, [score] * 4))))
+
+    threads = [threading.Thread(target=commit, args=(ticket, s)) for ticket in tickets for s in (0.0, 1.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ticket for ticket, counts in counted if counts) == tickets
+    again = restart(buffer)
+    assert again.ledger.counts == buffer.ledger.counts and again.selection(0)[0] == "rows"
+    for ticket in tickets:  # the file is of the commit that counted
+        kept = {rollout.scores["Loudness"] for rollout in buffer.ledger.tickets[ticket].rollouts}
+        assert {row.score for row in read_rows(rollout_path(session.path, ticket), {0: ""}, "Loudness")} == kept

@@ -99,3 +99,33 @@ def test_steps_that_go_on_from_a_damaged_version_are_refused_with_it(tmp_path, c
     write(tmp_path, 1, step=50)
     _, marker = checkpoints.newest(tmp_path, "d")
     assert (marker.version, marker.step) == (0, 0)
+
+
+def test_mapped_weights_are_those_that_are_read_and_refuse_a_cut_file(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7, np.int64), "c": np.array([True, False]),
+        "d": np.zeros((0, 4), np.float16),
+    }  # fmt: skip
+    checkpoints.write_arrays(tmp_path / checkpoints.WEIGHTS, arrays)
+    mapped, read = checkpoints.map_weights(tmp_path), checkpoints.read_weights(tmp_path)
+    assert checkpoints.arrays_checksum(mapped) == checkpoints.arrays_checksum(read)
+    assert not mapped["a"].flags.writeable and type(mapped["a"]) is np.ndarray
+    data = (tmp_path / checkpoints.WEIGHTS).read_bytes()
+    for cut in (0, 5, 40, len(data) - 1):
+        (tmp_path / checkpoints.WEIGHTS).write_bytes(data[:cut])
+        with pytest.raises(ValueError, match="is no readable safetensors file"):
+            checkpoints.map_weights(tmp_path)
+
+
+def test_the_checksum_of_arrays_sees_a_bit_a_moved_block_a_name_and_a_shape():
+    good = {"w": np.arange(100_000, dtype=np.float32), "b": np.ones(3, np.float32)}
+    checksum = checkpoints.arrays_checksum(good)
+    bit, moved = good["w"].copy(), good["w"].copy()
+    bit.view(np.uint32)[77_777] ^= 1
+    moved[:8192], moved[8192:16384] = good["w"][8192:16384], good["w"][:8192]
+    tail = good["w"].copy()
+    tail[-1] += 1
+    others = [{"w": wrong, "b": good["b"]} for wrong in (bit, moved, tail, good["w"].reshape(1000, 100))]
+    others += [{"v": good["w"], "b": good["b"]}, {"w": good["w"], "b": np.ones(3)}, {"w": good["w"]}]
+    assert checksum not in [checkpoints.arrays_checksum(other) for other in others]
+    assert checksum == checkpoints.arrays_checksum({name: good[name].copy() for name in ("b", "w")})

@@ -2,7 +2,11 @@
 
 import errno
 import json
+import os
 import random
+import threading
+import time
+from itertools import accumulate
 
 import pytest
 
@@ -100,3 +104,30 @@ def test_a_failed_append_leaves_nothing_behind_and_takes_no_later_record(tmp_pat
     with pytest.raises(OSError, match="an earlier record failed: No space left"):
         journal.append(r.Published(1))
     assert [record for record, _ in Journal(journal.path).replay()] == [r.EpochBegan(1)]
+
+
+def test_threads_share_syncs_and_none_is_answered_before_its_record_is_synced(tmp_path, monkeypatch):
+    journal, synced, answers, fsync = Journal(tmp_path / "j"), [0], {}, os.fsync
+
+    def slow(descriptor):
+        size = os.fstat(descriptor).st_size
+        time.sleep(0.01)
+        fsync(descriptor)
+        synced.append(size)
+
+    def work(first):
+        for ticket in range(first, first + 10):
+            journal.append(r.Failed(ticket, "x"))
+            answers[ticket] = max(synced)
+
+    monkeypatch.setattr("rlloop.loop.journal.os.fsync", slow)
+    threads = [threading.Thread(target=work, args=(100 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ends = list(accumulate(len(line) for line in journal.path.read_bytes().splitlines(keepends=True)))
+    found = [record.ticket for record, _ in Journal(tmp_path / "j").replay()]
+    assert sorted(found) == [100 * n + k for n in range(8) for k in range(10)]
+    assert all(end <= answers[ticket] for ticket, end in zip(found, ends, strict=True))
+    assert len(synced) < 60  # of 80 records; about 20 where nobody else works
