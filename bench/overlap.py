@@ -95,7 +95,7 @@ def main(given: list[str]) -> None:
     text = (
         f"`{command}`, {describe()}. A cohort of {TICKETS} tickets by {SAMPLERS} stand-in samplers of {NAP_S:g} s, so "
         f"g = {GENERATE_S:g} s; {UPDATES} updates that sleep. The gain is in seconds a version, possible is (g + t) / "
-        f"max(g, t), and at least {WANTED:.0%} of it is wanted at staleness 1. Idle is what a role does not compute.\n\n"
+        f"max(g, t), {WANTED:.0%} of it is wanted at staleness 1. Idle is the share without work.\n\n"
         "| generate:train | staleness | s a version | gain | possible | reached | idle: sampler | scorer | trainer |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
     )

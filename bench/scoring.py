@@ -59,7 +59,7 @@ def main(given: list[str]) -> None:
         print(lines[-1], flush=True)
     command = f"python -m bench.scoring {' '.join(given)}".strip()
     text = (
-        f"`{command}`, {describe()}. Clips of {SECONDS:g} s at {RATE_HZ} Hz, {len(audio)} together against one at a time, "
+        f"`{command}`, {describe()}. Clips of {SECONDS:g} s at {RATE_HZ} Hz, {len(audio)} together against one by one, "
         "best of the rounds, by CPU seconds of one thread.\n\n"
         "| rewards | clips/s together | one at a time | ratio |\n| --- | --- | --- | --- |\n" + "\n".join(lines)
     )
