@@ -21,6 +21,7 @@ from rlloop.recipes.clip_embedding import MAX_AUDIO_BYTES, embed, with_audio
 from rlloop.recipes.cohort import cohort_candidates
 from rlloop.views.report.record import Listening, Pair, RunRecord, ShownClip
 
+MAX_VERSIONS = 8  # with clips of each prompt
 MAX_PAIRS = 24  # about ten minutes of listening
 EXTREMES = ("best", "median", "worst")
 CLIP_NAME = re.compile(r"version(\d+)-prompt(\d+)\.\w+$")
@@ -62,15 +63,26 @@ def two_runs(a: RunRecord, b: RunRecord) -> Listening:
 
 
 def heldout_clips(record: RunRecord) -> list[list[ShownClip]]:
-    """A list a held-out prompt: its clip of every version that kept one, by version; the seed is the prompt's first."""
+    """A list a held-out prompt: its clip of each shown version that kept one; the seed is the prompt's first."""
     rows: dict[int, list[ShownClip]] = {}
-    for result in record.evaluations:
+    for result in shown_evaluations(record):
         for path in result.audio:
             named = CLIP_NAME.search(path)
             if named and int(named[2]) < len(result.prompts):
                 number = int(named[2])
                 rows.setdefault(number, []).append(_heldout(result, number, path))
     return [rows[number] for number in sorted(rows)]
+
+
+def shown_evaluations(record: RunRecord) -> list[EvaluationResult]:
+    """Those with audio: version 0, the ends of stages and the last, then evenly between, at most MAX_VERSIONS of a run
+    of fewer stages than that."""
+    heard = [result for result in record.evaluations if result.audio]
+    ends = {0, *(last for _, _, last in record.stages), *(one.version for one in heard[-1:])}
+    between = [result.version for result in heard if result.version not in ends]
+    room = max(0, MAX_VERSIONS - sum(result.version in ends for result in heard))
+    chosen = {between[int(n)] for n in np.linspace(0, len(between) - 1, min(room, len(between)))}
+    return [result for result in heard if result.version in ends | chosen]
 
 
 def _heldout(result: EvaluationResult, number: int, path: str) -> ShownClip:

@@ -95,7 +95,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / "config.json"
     if not path.is_file():
-        inside = sorted(str(one.parent) for one in folder.glob("*/config.json"))
+        inside = sorted(str(one.parent) for depth in ("*", "*/*") for one in folder.glob(f"{depth}/config.json"))
         found = f"; runs inside it: {', '.join(inside[:5])}" if inside else "; give the run_dir that a run printed"
         raise ValueError(f"{folder} holds no run: {path} is missing{found}")
     try:

@@ -49,6 +49,16 @@ def test_the_default_command_scores_trains_publishes_and_leaves_music(tmp_path):
         assert rate == 16_000 and len(audio) >= 4.9 * rate and np.abs(audio).max() > 0.01
     assert json.loads((run_dir / "prompts.json").read_text())["train"] == ["A calm piano piece", "A fast drum solo"]
     assert list((run_dir).rglob("events.out.tfevents*"))
+    (start,) = json.loads((run_dir / "environment.json").read_text())
+    assert start["versions"]["torch"] and start["nodes"][0]["CPU"] >= 1
+    assert {path.name for path in (run_dir / "audio").glob("generation*")} == {
+        f"generation000000-{place}.flac" for place in ("best", "median", "worst")
+    }
+    report = subprocess.run([sys.executable, "-m", "rlloop.commands.main", "report", str(run_dir)], cwd=REPOSITORY)
+    page = (run_dir / "report.html").read_text()
+    assert (
+        report.returncode == 0 and page.count("<audio") == 2 * 2 + 3 and f"torch {start['versions']['torch']}" in page
+    )
 
 
 @pytest.mark.parametrize(

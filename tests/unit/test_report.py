@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +18,7 @@ from rlloop.commands.main import app
 from rlloop.evaluation.statistics import paired
 from rlloop.loop.environment import describe, read_starts, record_start
 from rlloop.recipes.evaluations import write_result
-from rlloop.recipes.run_clips import MAX_PAIRS, one_run, shuffled
+from rlloop.recipes.run_clips import MAX_PAIRS, MAX_VERSIONS, one_run, shown_evaluations, shuffled
 from rlloop.recipes.run_comparison import compare_runs, flat
 from rlloop.recipes.run_record import read_run
 from rlloop.recipes.run_report import report_page
@@ -283,3 +284,15 @@ def test_the_command_writes_one_file(run, tmp_path):
 def test_mistakes_are_one_line(run, arguments, said):
     done = invoke(*(part.format(run=run) for part in arguments))
     assert done.exit_code == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_of_many_versions_a_few_are_heard(tmp_path):
+    record, _ = read_run(make_run(tmp_path / "small", 0, generations=0))
+    many = [result(version, audio=(f"audio/version{version:06d}-prompt000.flac",)) for version in range(41)]
+    shown = [
+        one.version
+        for one in shown_evaluations(replace(record, evaluations=many, stages=[("a", 1, 20), ("b", 21, 40)]))
+    ]
+    assert len(shown) == MAX_VERSIONS and {0, 20, 40} <= set(shown) and shown == sorted(shown)
+    few = [one.version for one in shown_evaluations(replace(record, evaluations=many[:5]))]
+    assert few == [0, 1, 2, 3, 4]

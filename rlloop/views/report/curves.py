@@ -14,6 +14,7 @@ from rlloop.views.svg import Line, Scale, is_shown, padded, ticks
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 16, 34
+MAX_ROWS = 60  # of a figure's values
 CHARACTER = 5.2  # width of a small letter in the figure's units
 
 
@@ -72,7 +73,8 @@ def boxes(title: str, caption: str, x_label: str, groups: Sequence[Box]) -> Html
         ]
     rows = [(str(g.x), *(show_score(q) for q in g.quantiles), str(g.count)) for g in groups]
     values = table(title, [x_label, "5 %", "25 %", "median", "75 %", "95 %", "rollouts"], rows)
-    return tag("figure", heading, _svg(title, parts), tag("figcaption", caption), folded("Values", values))
+    shown = folded("Values", values) if len(rows) <= MAX_ROWS else None
+    return tag("figure", heading, _svg(title, parts), tag("figcaption", caption), shown)
 
 
 def _drawing(one: Chart, lines: Sequence[Line]) -> Html:
@@ -169,7 +171,7 @@ def _key(number: int, label: str) -> Html:
 def _values(one: Chart, lines: Sequence[Line]) -> Html | None:
     """Every value, for who cannot see the figure; of long lines the figure is all there is."""
     xs = sorted({x for line in lines for x in line.x})
-    if len(xs) > 60:
+    if len(xs) > MAX_ROWS:
         return None
     rows = [(f"{x:g}", *(join(_value(line, x)) for line in lines)) for x in xs]
     return folded("Values", table(one.title, [one.x_label, *(line.label for line in lines)], rows))

@@ -51,7 +51,7 @@ def player(clip: ShownClip, with_prompt: bool = True) -> Html:
         tag("span", scores, class_="line"),
     ]
     said += [tag("span", clip.path, class_="line path")]
-    return tag("figure", tag("h4", clip.title), sound, tag("figcaption", *said), class_="clip")
+    return tag("figure", tag("p", clip.title, class_="clip-title"), sound, tag("figcaption", *said), class_="clip")
 
 
 def blind_test(found: Listening, key: str, sources: dict[str, Any]) -> Html:

@@ -12,19 +12,19 @@ document.addEventListener("play", (event) => {
   const at = (id) => document.getElementById(id);
   const form = at("blind-form"), status = at("blind-status"), result = at("blind-result"), listener = at("blind-listener");
   const plays = [...form.querySelectorAll(".play")], votes = [...form.querySelectorAll(".vote")];
-  const winners = Object.assign(new Array(pairs.length).fill(null), restored());
-  const times = new Array(pairs.length).fill(null);
+  const before = restored();
+  const winners = pairs.map((_, n) => before.winners?.[n] ?? null), times = pairs.map((_, n) => before.times?.[n] ?? null);
   let current = Math.max(0, winners.indexOf(null)), heard = new Set(), player = null;
 
   // The browser may forbid storage to a file; then the votes live as long as the page does.
   function restored() {
     try {
-      const kept = JSON.parse(localStorage.getItem("rlloop-votes-" + key));
-      return Array.isArray(kept) && kept.length === pairs.length ? kept : [];
-    } catch { return []; }
+      const kept = JSON.parse(localStorage.getItem("rlloop-votes-" + key)) ?? {};
+      return kept.number === pairs.length ? kept : {};
+    } catch { return {}; }
   }
   function keep() {
-    try { localStorage.setItem("rlloop-votes-" + key, JSON.stringify(winners)); } catch { /* see above */ }
+    try { localStorage.setItem("rlloop-votes-" + key, JSON.stringify({ number: pairs.length, winners, times })); } catch { /* see above */ }
   }
 
   function stop() {

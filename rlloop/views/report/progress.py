@@ -45,7 +45,7 @@ def curves_of_two(a: RunRecord, b: RunRecord) -> Html:
 def reward_chart(run: RunRecord) -> Chart:
     name = run.reward
     lines = [heldout_line(run.evaluations, name, "held-out prompts")]
-    lines.append(policy_line(run, "rollouts that the version made"))
+    lines.append(policy_line(run, "its rollouts"))
     return Chart(
         f"Reward: {name}",
         f"{_heldout_note(run, name)} The band is a 95 % bootstrap interval over prompts. Rollouts are of training "

@@ -28,9 +28,9 @@ def what_ran(run: RunRecord) -> Html:
 
 
 def what_ran_of_two(a: RunRecord, b: RunRecord) -> Html:
-    of = [dict([*run_facts(run), *environment_facts(run), *cost_facts(run)]) for run in (a, b)]
+    of = [dict([*run_facts(r), *environment_facts(r), *cost_facts(r), *trouble_facts(r)]) for r in (a, b)]
     rows = [(name, of[0].get(name, DASH), of[1].get(name, DASH)) for name in dict.fromkeys([*of[0], *of[1]])]
-    return section("provenance", "What ran", table("What ran", ["", "A", "B"], rows))
+    return section("provenance", "What ran, and what went wrong", table("The two runs", ["", "A", "B"], rows))
 
 
 def run_facts(run: RunRecord) -> list[tuple[str, Any]]:
@@ -117,26 +117,26 @@ def busy_table(run: RunRecord) -> Html | None:
     return table("How busy the roles were", ["role", "actors", "held", "computed", "of its time"], rows)
 
 
+def trouble_facts(run: RunRecord) -> list[tuple[str, Any]]:
+    found = run.troubles
+    scores, alarms = sum(found.missing_scores.values()), sum(len(result.alarms) for result in run.evaluations)
+    return [
+        ("Ended", f"{run.status}{f': {run.reason}' if run.reason else ''}"),
+        ("Starts", f"{run.num_starts}" if run.num_starts else "nothing was journaled"),
+        ("Failed scores", f"{scores:,} of {found.num_scores:,} scores of rollouts"),
+        ("Failed tickets", f"{sum(found.failed_tickets.values()):,}, {found.tickets_tried_again:,} more tried again"),
+        ("Restarts", restarts_text(found)),
+        ("Alarms", count(alarms, "finding") if alarms else _silent(run)),
+        ("Refused checkpoints", f"{len(found.refused_checkpoints)}"),
+    ]
+
+
 def what_went_wrong(run: RunRecord) -> Html:
     """Every kind of trouble that a run can tell of, also those that did not happen."""
     found = run.troubles
-    scores = sum(found.missing_scores.values())
     alarms = [one["text"] for result in run.evaluations for one in result.alarms]
     parts = [
-        facts(
-            [
-                ("Ended", f"{run.status}{f': {run.reason}' if run.reason else ''}"),
-                ("Starts", f"{run.num_starts}" if run.num_starts else "nothing was journaled"),
-                ("Failed scores", f"{scores:,} of {found.num_scores:,} scores of rollouts"),
-                (
-                    "Failed tickets",
-                    f"{sum(found.failed_tickets.values()):,}, {found.tickets_tried_again:,} more tried again",
-                ),
-                ("Restarts", restarts_text(found)),
-                ("Alarms", count(len(alarms), "finding") if alarms else _silent(run)),
-                ("Refused checkpoints", str(len(found.refused_checkpoints)) or "0"),
-            ]
-        ),
+        facts(trouble_facts(run)),
         *_reasons("Scores of rollouts that failed, by reason", found.missing_scores, "scores"),
         *_reasons("Held-out scores that are missing", found.missing_heldout, "values"),
         *_reasons("Tickets that failed, by reason", found.failed_tickets, "tickets"),
