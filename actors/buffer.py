@@ -28,11 +28,11 @@ from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.snapshot import PoolsNow, TrainPoint
 from rlloop.recipes.cohort import close_cohort, cohort_candidates
-from rlloop.recipes.disk import free_bytes, full_disk, kept_free, show_bytes
+from rlloop.recipes.disk import free_bytes, full_disk, kept_free
 from rlloop.recipes.gauges import BusyWindow
 from rlloop.recipes.rollout_files import RolloutFiles
 from rlloop.recipes.run_state import RunState, newest_cohort, oldest_start
-from rlloop.resources import Row, resources
+from rlloop.resources import Row, resources, show_bytes
 
 log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has

@@ -22,6 +22,7 @@ from actors.ranks import Ranks
 from actors.session import Session
 from rlloop.loop import checkpoints
 from rlloop.loop.snapshot import TrainPoint
+from rlloop.recipes.kept_clips import versions_kept
 
 log = logging.getLogger(__name__)
 POINTS = "points.json"
@@ -121,6 +122,7 @@ class Checkpointer:
                 weights_checksum=weights_checksum, variant=self.plan.variant_of(version),
             )  # fmt: skip
             versions = self.plan.versions_to_keep(version, self.config.loop.max_staleness)
+            versions |= versions_kept(self.session.path)
             if self.config.evaluation.alarm.action == "rollback":
                 from rlloop.recipes.evaluations import evaluated_versions
 

@@ -95,12 +95,13 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) ->
     view.phase("writing version 0")
     arrays = startup.version_zero(path, config)
     view.phase("starting Ray")
-    startup.start_ray(node_types(config))
+    startup.start_ray(node_types(config), config.limits.object_store)
     check_cluster(path, config)
     startup.store_prompts(path, config)  # from here on nothing is refused, so nothing that was refused leaves traces
     startup.store_corpus(path, corpus)
     startup.write_version_zero(path, config, arrays)
     startup.store_config(path, config)
+    startup.remove_earlier_starts(path)
     session = Session(str(path), startup.take_epoch(path))
     startup.record_environment(session.path, session.epoch)
     note_address(session)
@@ -177,7 +178,9 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
         return _interrupted(signals)
     if not trainer.is_alive():  # what it last said may be newer than the last picture
         observer.report = session.call("driver", "buffer", "report", observer.last_step)
-    report = observer.report
+    report, spilled, bound = observer.report, observer.storage.now.spilled or 0, session.config.limits.spill
+    if spilled > bound:
+        return Outcome("failed", f"Ray has spilled {spilled} bytes to disk, limits.spill is {bound}; raise it", 1)
     if report.get("fatal"):
         return Outcome("failed", report["fatal"], 1)
     if observer.evaluator_error:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from actors.session import Session
 from actors.store import fetch_arrays
 from rlloop.loop.snapshot import MomentClip
+from rlloop.recipes.evaluations import stored_results
+from rlloop.recipes.kept_clips import best_version, keep_versions, remove_old_clips
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +30,32 @@ class Evaluator:
         self.state, self.error = "loading", ""
         self.extremes: tuple | None = None
         self.clips: dict[str, MomentClip] = {}
+        self.clip_bytes = 0
+        self.results = stored_results(session.path)
+        self.best = best_version(self.results, self.config.headline_score)
         self.thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self.thread.start()
 
-    def status(self) -> dict:
-        """Results so far (by version), what it does now, and the clips of the moment."""
-        from rlloop.recipes.evaluations import stored_results
+    def status(self, pid: int = 0, known: int = 0) -> dict:
+        """Results so far, what it does now, and the clips of the moment.
 
+        Whoever has the first `known` results of the process `pid` gets those after them, and from where on they are.
+        """
+        first = known if pid == os.getpid() else 0
         return {
             "pid": os.getpid(),
+            "first": first,
             "state": self.state,
             "error": self.error,
-            "results": stored_results(self.session.path),
+            "results": self.results[first:],
             "missing": self._missing(),
             "clips": dict(self.clips),
+            "clip_bytes": self.clip_bytes,
         }
 
     def _missing(self) -> list[int]:
         """Required versions without a stored result."""
-        from rlloop.recipes.evaluations import stored_results
-
-        stored = {result.version for result in stored_results(self.session.path)}
+        stored = {result.version for result in self.results}
         return [version for version in self.session.plan.required_versions() if version not in stored]
 
     def _run(self) -> None:
@@ -76,18 +83,19 @@ class Evaluator:
 
     def _next_version(self) -> int | None:
         """The lowest required version that is published and not stored; else the newest one, if configured."""
-        from rlloop.recipes.evaluations import next_version, stored_results
+        from rlloop.recipes.evaluations import next_version
 
         newest = self.session.call("evaluator", "store", "newest")
-        stored = {result.version for result in stored_results(self.session.path)}
+        stored = {result.version for result in self.results}
         required = self.session.plan.required_versions()
         return next_version(newest, stored, required, self.config.evaluation.in_between)
 
     def _evaluate(self, version: int) -> None:
-        from rlloop.recipes.evaluations import evaluate, stored_results, write_result
+        from rlloop.recipes.evaluations import evaluate, write_result
         from rlloop.recipes.judges import alarms
 
         began = time.time()
+        keep_versions(self.session.path, {self.best, version})
         _, arrays = fetch_arrays(self.session, "evaluator", version)
         self.sampler.load(arrays, version, self.session.plan.variant_of(version))
 
@@ -100,9 +108,21 @@ class Evaluator:
         result = evaluate(
             self.sampler, self.scorer, self.prompts, self.config, path, version, stage, progress, self.judges
         )
-        history = [one for one in stored_results(path) if one.version < version] + [result]
+        earlier = sorted((one for one in self.results if one.version < version), key=lambda one: one.version)
+        history = [*earlier, result]
         found = alarms(self.config, path, history, num_planned=self.session.plan.num_versions + 1)
-        write_result(path, replace(result, alarms=found, seconds=time.time() - began))
+        result = replace(result, alarms=found, seconds=time.time() - began)
+        write_result(path, result)
+        self.results.append(result)
+        self.best = best_version(sorted(self.results, key=lambda one: one.version), self.config.headline_score)
+        keep_versions(path, {self.best})
+        self._remove_clips(version)
+
+    def _remove_clips(self, newest: int) -> None:
+        """Keeps audio/ below limits.audio; what is listened to most stays."""
+        versions = {*self.session.plan.required_versions(), self.best, newest} - {None}
+        names = [clip.path for clip in self.clips.values()]
+        self.clip_bytes = remove_old_clips(self.session.path, self.config.limits.audio, versions, names)
 
     def _listen(self) -> None:
         """Decodes the best, the median and the worst rollout of the newest cohort."""
@@ -116,3 +136,4 @@ class Evaluator:
         self.clips |= decode_extremes(self.session.path, k, keys, self.sampler.decode, rate)
         write_moment(self.session.path, self.clips)
         self.extremes = found
+        self._remove_clips(max((result.version for result in self.results), default=0))

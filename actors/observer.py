@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from actors.session import Session
+from actors.storage import StorageWatch
 from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot
 
 GET_TIMEOUT_S = 5.0
@@ -21,6 +23,8 @@ class Observer:
         self.report: dict[str, Any] = {}
         self.evaluator: dict[str, Any] = {}
         self.store: dict[str, Any] = {}
+        self.results: list[EvaluationResult] | None = None  # of the evaluator's process, in the order of their end
+        self.storage = StorageWatch(session.path)
         self.last_step = 0
         self.pending: dict[str, Any] = {}
         self.restarts: dict[str, int] = {}
@@ -44,7 +48,7 @@ class Observer:
     def snapshot(self) -> Snapshot:
         """One picture of the run; parts that do not answer in time show their last known state."""
         self._refresh("buffer", "report", self.last_step)
-        self._refresh("evaluator", "status")
+        self._refresh("evaluator", "status", self.evaluator.get("pid", 0), len(self.results or ()))
         self._refresh("store", "status", self._sizes()["sampler"])
         self._refresh("pump", "status")
         points = [p for p in self.report.get("points", []) if p.step > self.last_step]
@@ -59,7 +63,13 @@ class Observer:
     @property
     def alarms(self) -> list[dict]:
         """Findings of all evaluations so far that set off the alarm."""
-        return [found for result in self.evaluator.get("results", ()) for found in result.alarms]
+        return [found for result in self._results() for found in result.alarms]
+
+    def _results(self) -> list[EvaluationResult]:
+        """All evaluations so far, by version."""
+        if self.results is None:
+            return self._stored_results()
+        return sorted(self.results, key=lambda result: result.version)
 
     def _refresh(self, name: str, method: str, *args: Any) -> None:
         """Takes an answer if there is one; asks again otherwise. A dead or busy actor leaves the last answer."""
@@ -78,6 +88,7 @@ class Observer:
             self.report = answer
         elif name == "evaluator":
             self.evaluator = answer
+            self.results = [*(self.results or [])[: answer["first"]], *answer["results"]]
 
     def _count_restart(self, name: str, pid: int) -> None:
         if self.pids.setdefault(name, pid) != pid:
@@ -114,11 +125,14 @@ class Observer:
             train_steps_total=steps,
             cohorts=tuple(report.get("cohorts", ())),
             train=tuple(points),
-            evaluations=tuple(self.evaluator.get("results", ()) or self._stored_results()),
+            evaluations=tuple(self._results()),
             weight_sync_seconds=self.store.get("sync", {}),
             clips=clips,
             messages=(*report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms)),
             eta_seconds=self._eta(report),
+            storage=replace(
+                self.storage.now, rollouts=report.get("rollout_bytes"), clips=self.evaluator.get("clip_bytes")
+            ),
         )
 
     def _pools(self) -> dict[str, PoolStats]:

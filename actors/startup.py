@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,13 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins takes them from the others
     "TOKENIZERS_PARALLELISM": "false",
+    # What Ray remembers of tasks and dead actors, and what its processes log, is bounded for runs of days by default:
+    # 100,000 of each in the memory of one process, six files of 512 MiB a process.
+    "RAY_task_events_max_num_task_in_gcs": "2000",
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "200",
+    "RAY_maximum_gcs_dead_node_cached_count": "100",
+    "RAY_ROTATION_MAX_BYTES": str(16 * 2**20),
+    "RAY_ROTATION_BACKUP_COUNT": "2",
 }
 # Of a Ray that this process starts, without dashboard: nobody reads these, and every process pays for them each second.
 UNREAD = {"RAY_task_events_report_interval_ms": "0", "RAY_enable_metrics_collection": "0", "RAY_event_stats": "0"}
@@ -181,6 +189,12 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:
     return key, old, new
 
 
+def remove_earlier_starts(run_dir: Path) -> None:
+    """What Ray Train kept of earlier starts: this loop resumes from its own checkpoints."""
+    for path in (run_dir / "ray_train").glob("epoch*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def take_epoch(run_dir: Path) -> int:
     """The next epoch of this run directory, marked by a file that only one driver can create."""
     folder = run_dir / "epochs"
@@ -225,10 +239,11 @@ def write_version_zero(run_dir: Path, config: Config, arrays: dict[str, np.ndarr
     )  # fmt: skip
 
 
-def start_ray(nodes: Sequence[str] = ()) -> None:
+def start_ray(nodes: Sequence[str] = (), object_store_bytes: int | None = None) -> None:
     """Joins the cluster of RAY_ADDRESS or of this job, else starts Ray here, on loopback, without dashboard.
 
-    Started here, the machine is a node of all the types `nodes` that roles ask for.
+    Started here, the machine is a node of all the types `nodes` that roles ask for, with an object store of so many
+    bytes (None: Ray's own choice).
     """
     import ray
 
@@ -253,6 +268,7 @@ def start_ray(nodes: Sequence[str] = ()) -> None:
                 resources=dict.fromkeys(nodes, 1.0),
                 include_dashboard=False,
                 runtime_env=runtime_env,
+                object_store_memory=object_store_bytes,
                 **common,
             )
             return

@@ -14,6 +14,8 @@ import ray
 from actors.session import Session
 from rlloop.loop import checkpoints
 
+KEPT_GAUGES = 64  # versions whose way to the samplers is shown
+
 
 @dataclass(frozen=True)
 class PolicyRef:
@@ -66,6 +68,9 @@ class PolicyStore:
         self._keep(PolicyRef(version, found, marker.stage, [ray.put(arrays)]))
         self.version = version
         self.published_at[version] = time.time()
+        for seen in (self.published_at, self.loaded_at):
+            for old in sorted(seen)[:-KEPT_GAUGES]:
+                del seen[old]
         return version
 
     def newest(self) -> int:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlloop.config import Config, resolve_rewards
-from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources
+from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources, show_bytes
 
 # Upper estimates. A rollout: float16 latents of 156 x 32 (mini) or 430 x 40 (FluxAudio, 44.1 kHz), with its scores. A
 # parameter in a checkpoint: float32 weight, master weight and two Adam moments.
@@ -22,6 +21,8 @@ ROLLOUT_BYTES = 64 * 2**10
 PARAMETER_BYTES = 4 * 4
 AVERAGE_BYTES = 4  # a parameter in one track of the post-hoc EMA
 SPARE_BYTES = 200 * 2**20  # audio, logs, event files
+JOURNAL_BYTES = 400, 300  # of a ticket and of each of its clips, before the archive packs them
+WEIGHT_BYTES = 4  # a parameter in the object store
 
 
 def choose_run_dir(config: Config, preset: str, environment: Mapping[str, str]) -> str:
@@ -51,6 +52,7 @@ def check(config: Config, environment: Mapping[str, str]) -> None:
     check_evaluated_scores(config)
     check_buffer(config)
     check_targets(config)
+    check_limits(config)
     check_devices(config)
     check_prompts(config)
 
@@ -170,12 +172,53 @@ def check_features(config: Config, training: Sequence[str], heldout: Sequence[st
 
 
 def disk_bytes(config: Config) -> int:
-    """Disk that a run may take: its checkpoints with the averages in them, stored averages, the rollouts, the rest."""
+    """Disk that a run may take at once: what `kept_bytes` lists, and the rest."""
+    return sum(kept_bytes(config).values()) + SPARE_BYTES
+
+
+def kept_bytes(config: Config) -> dict[str, int]:
+    """What the plan needs of each of the limits that bound disk."""
     parameters = num_parameters(config)
     averages = parameters * AVERAGE_BYTES * len(config.trainer.ema_sigmas)
     checkpoints = num_checkpoints(config) * (parameters * PARAMETER_BYTES + averages)
-    clips = sum(stage.generations * stage.tickets for stage in config.stages) * config.sampler.clips_per_prompt
-    return checkpoints + num_snapshots(config) * averages + clips * ROLLOUT_BYTES + SPARE_BYTES
+    tickets, per_prompt = sum(s.generations * s.tickets for s in config.stages), config.sampler.clips_per_prompt
+    rollouts = min(tickets, num_kept_cohorts(config) * max(s.tickets for s in config.stages)) * per_prompt
+    return {
+        "rollouts": rollouts * ROLLOUT_BYTES,
+        "checkpoints": checkpoints + num_snapshots(config) * averages,
+        "journal": tickets * (JOURNAL_BYTES[0] + JOURNAL_BYTES[1] * per_prompt),
+    }
+
+
+def num_kept_cohorts(config: Config) -> int:
+    """Cohorts with files on disk at once, counted whole: at work, the two newest that are published, those that a
+    trainer falls back to with the one before them, and earlier ones that a phase names."""
+    sources = {name for stage in config.stages for phase in stage.phases for name in phase.sources}
+    named = sum(name.partition(":")[0] in ("generation", "stage") for name in sources)
+    return config.loop.max_staleness + 1 + 2 + config.trainer.keep_checkpoints + 1 + named
+
+
+def check_limits(config: Config) -> None:
+    """What the plan needs fits below the limits; the rest is kept below them as the run goes on."""
+    settings = {
+        "rollouts": "lower trainer.keep_checkpoints, tickets or clips_per_prompt",
+        "checkpoints": "lower trainer.keep_checkpoints or raise trainer.ema_every",
+        "journal": "lower tickets or clips_per_prompt",
+    }
+    for name, needed in kept_bytes(config).items():
+        bound = getattr(config.limits, name)
+        if needed > bound:
+            raise ValueError(
+                f"{name} may take {show_bytes(needed)}, limits.{name} is {show_bytes(bound)}; raise it, or "
+                f"{settings[name]}"
+            )
+    bound, versions = config.limits.object_store, config.loop.max_staleness + 2  # one more while it is replaced
+    needed = versions * num_parameters(config) * WEIGHT_BYTES
+    if bound is not None and needed > bound:
+        raise ValueError(
+            f"{versions} versions of the weights take {show_bytes(needed)} of the object store, limits.object_store is "
+            f"{show_bytes(bound)}; raise it, or lower loop.max_staleness"
+        )
 
 
 def num_snapshots(config: Config) -> int:
@@ -185,9 +228,10 @@ def num_snapshots(config: Config) -> int:
 
 
 def num_checkpoints(config: Config) -> int:
-    """The newest ones, every stage's first and last, and version 0; where a rollback may name any version, all."""
+    """The newest ones, every stage's first and last, version 0, the best and the one that is being evaluated; where a
+    rollback may name any version, all."""
     alarm, stages = config.evaluation.alarm, config.stages
-    versions = 1 + 2 * len(stages)
+    versions = min(3 + 2 * len(stages), 1 + sum(stage.generations for stage in stages))
     if alarm.action == "rollback" and config.evaluation.in_between:
         versions = max(versions, 1 + sum(stage.generations for stage in stages))
     return config.trainer.keep_checkpoints + versions
@@ -219,6 +263,8 @@ def prepare_run_dir(config: Config, where: str) -> None:
     Raises:
         ValueError: it is a URI, cannot be written to, or the run does not fit.
     """
+    from rlloop.recipes.disk import free_bytes, kept_free
+
     if "://" in where:
         raise ValueError(f"run_dir {where} is a URI; give a local path or a shared mount: run_dir=PATH")
     run_dir = Path(where)
@@ -231,13 +277,11 @@ def prepare_run_dir(config: Config, where: str) -> None:
             f"run_dir {run_dir} cannot be written to: {error.strerror}; choose another: run_dir=PATH"
         ) from None
     there = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())
-    needed, free = max(SPARE_BYTES, disk_bytes(config) - there), shutil.disk_usage(run_dir).free
-    if needed > free:
+    needed, free = max(SPARE_BYTES, disk_bytes(config) - there), free_bytes(run_dir)
+    least = kept_free(run_dir, config)
+    if needed + least > free:
         raise ValueError(
-            f"run_dir {run_dir}: the run may write {show_bytes(needed)}, {show_bytes(free)} are free; "
-            "free some, lower trainer.keep_checkpoints or choose another: run_dir=PATH"
+            f"run_dir {run_dir}: the run may write {show_bytes(needed)} and keeps {show_bytes(least)} free "
+            f"(limits.min_free_disk), {show_bytes(free)} are free; free some, lower trainer.keep_checkpoints or choose "
+            "another: run_dir=PATH"
         )
-
-
-def show_bytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

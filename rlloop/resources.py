@@ -161,3 +161,11 @@ def sizes(config: Config) -> Sizes:
         clips_per_evaluation=config.evaluation.num_prompts * config.evaluation.seeds_per_prompt,
         evaluations=1 + len(stages),
     )
+
+
+def show_bytes(count: float) -> str:
+    """A size with its unit, for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if unit == "GiB" else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"

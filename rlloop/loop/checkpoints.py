@@ -200,10 +200,15 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
 
 
 def prune(run_dir: Path, keep: int, keep_versions: set[int]) -> list[Path]:
-    """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`. Marker goes first."""
-    paths = sorted(p for p in (run_dir / "checkpoints").glob("v*-s*") if (p / MARKER).exists())
+    """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`. Marker goes first.
+
+    Folders before the newest marked one that never got their marker go too.
+    """
+    found = sorted((run_dir / "checkpoints").glob("v*-s*"))
+    paths = [p for p in found if (p / MARKER).exists()]
     kept = {folder(run_dir, version) for version in keep_versions}
     removed = [path for path in paths[:-keep] if path not in kept]
+    removed += [path for path in found if path not in paths and path < paths[-1]] if paths else []
     for path in removed:
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)

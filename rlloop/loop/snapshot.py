@@ -97,6 +97,21 @@ class PoolsNow:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """Bytes that a run takes and what is left; None where it is not known. `clips` are those in audio/."""
+
+    rollouts: int | None = None
+    checkpoints: int | None = None
+    clips: int | None = None
+    events: int | None = None
+    journal: int | None = None
+    object_store: int | None = None  # used, over all nodes
+    object_store_limit: int | None = None
+    spilled: int | None = None  # on the driver's node, now
+    free_disk: int | None = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The run at one moment. Times are unix seconds; `eta_seconds` is None until two generations can be compared.
 
@@ -131,3 +146,4 @@ class Snapshot:
     clips: Mapping[str, MomentClip] = field(default_factory=dict)  # best, median and worst rollout of the moment
     messages: Sequence[str] = field(default_factory=tuple)  # newest last: what went wrong or changed
     eta_seconds: float | None = None
+    storage: Storage = field(default_factory=Storage)

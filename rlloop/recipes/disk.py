@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlloop.config import Config
 from rlloop.loop.checkpoints import WEIGHTS, folder
+from rlloop.resources import show_bytes
 
 SPARE_BYTES = 64 * 2**20
 
@@ -48,10 +49,3 @@ def folder_bytes(path: Path, pattern: str = "*") -> int:
         except OSError:
             continue
     return total
-
-
-def show_bytes(count: float) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}" if unit == "GiB" else f"{count / size:.0f} {unit}"
-    return f"{count:.0f} B"

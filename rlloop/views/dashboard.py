@@ -11,7 +11,8 @@ from rich.text import Text
 
 from rlloop.config import Config
 from rlloop.loop.ledger import STATES
-from rlloop.loop.snapshot import PoolStats, Snapshot
+from rlloop.loop.snapshot import PoolStats, Snapshot, Storage
+from rlloop.resources import show_bytes
 from rlloop.views.scores import mean_score, score_label, show_score, show_seconds, sparkline
 
 WIDTH = 80
@@ -68,13 +69,27 @@ def state_table(snapshot: Snapshot) -> Table:
     staleness = "-" if snapshot.staleness_now is None else f"{snapshot.staleness_now:.2f} versions"
     speed = f"{snapshot.clips_per_minute:.0f} clips/min, {snapshot.clips_generated} clips so far"
     table = Table.grid(padding=(0, 2))
-    for name, value in [("tickets", tickets or "-"), ("buffer", buffer), ("staleness", staleness), ("speed", speed)]:
+    rows = [("tickets", tickets or "-"), ("buffer", buffer), ("staleness", staleness), ("speed", speed)]
+    for name, value in [*rows, *storage_rows(snapshot.storage)]:
         table.add_row(Text(name, style="bold"), Text(value))
     for name, counts in [("failures", snapshot.failures), ("restarts", snapshot.restarts)]:
         if any(counts.values()):
             listed = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
             table.add_row(Text(name, style="bold yellow"), Text(listed))
     return table
+
+
+def storage_rows(storage: Storage) -> list[tuple[str, str]]:
+    """What the run takes on disk and in the object store; rows of what is known."""
+    names = ("rollouts", "checkpoints", "clips")
+    parts = [f"{name} {show_bytes(getattr(storage, name))}" for name in names if getattr(storage, name) is not None]
+    parts += [f"{show_bytes(storage.free_disk)} free"] if storage.free_disk is not None else []
+    rows = [("disk", ", ".join(parts))] if parts else []
+    if storage.object_store is not None:
+        limit = f" of {show_bytes(storage.object_store_limit)}" if storage.object_store_limit else ""
+        spilled = f", {show_bytes(storage.spilled)} spilled" if storage.spilled else ""
+        rows.append(("objects", f"{show_bytes(storage.object_store)}{limit}{spilled}"))
+    return rows
 
 
 def reward_table(snapshot: Snapshot, config: Config) -> Table:

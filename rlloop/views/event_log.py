@@ -15,31 +15,40 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.audio import metadata as audio_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class EventLog:
     """An event writer beside `committed.json`, which holds the caller's state and the sizes of all event files.
 
     opened (cut back to the last commit) -> (scalar | audio | text)* -> commit -> ... -> closed
+
+    Clips take a hundred times the bytes of curves. A file with a quarter of `max_audio_bytes` in it is closed and the
+    next one begun; beyond the bound the oldest files are written anew without their clips, but for those of step 0.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.marker = folder, folder / "committed.json"
+    def __init__(self, folder: Path, max_audio_bytes: int = 2**30) -> None:
+        self.folder, self.marker, self.max_audio_bytes = folder, folder / "committed.json", max_audio_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        self.state = self._cut_back()
+        self.state, self.clips = self._cut_back()
+        self._new_clips = 0  # bytes of clips in the open file
         self.num_points = 0
         self._writer: EventFileWriter | None = None
+        self._open_name = ""
 
     def add(self, value: Summary.Value, step: int, time: float) -> None:
         """A value of any plugin."""
         if self._writer is None:  # opened late: a run that ends at once leaves no empty file
+            there = set(self._event_files())
             self._writer = EventFileWriter(str(self.folder), flush_secs=3600)
+            self._open_name = (set(self._event_files()) - there).pop().name
         self._writer.add_event(Event(wall_time=time, step=step, summary=Summary(value=[value])))
         self.num_points += 1
 
@@ -56,6 +65,7 @@ class EventLog:
         metadata = audio_metadata.create_summary_metadata(name, caption, audio_metadata.Encoding.Value("WAV"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in (1, 2)])
         tensor = TensorProto(dtype="DT_STRING", tensor_shape=shape, string_val=[wav.getvalue(), b""])
+        self._new_clips += len(wav.getvalue())
         self.add(Summary.Value(tag=tag, tensor=tensor, metadata=metadata), step, time)
 
     def text(self, tag: str, markdown: str, step: int, time: float) -> None:
@@ -67,9 +77,11 @@ class EventLog:
         """Makes all points so far and `state` permanent together: event files first, the marker last."""
         if self._writer is not None:
             self._writer.flush()
+        if self._writer is not None and 4 * self._new_clips > self.max_audio_bytes:
+            self._close_file()
         sizes = {file.name: file.stat().st_size for file in self._event_files()}
         partial = self.marker.with_suffix(".tmp")
-        partial.write_text(json.dumps({"state": state, "sizes": sizes}))
+        partial.write_text(json.dumps({"state": state, "sizes": sizes, "clips": self.clips}))
         os.replace(partial, self.marker)
 
     def close(self) -> None:
@@ -77,15 +89,47 @@ class EventLog:
         if self._writer is not None:
             self._writer.close()
 
+    def _close_file(self) -> None:
+        """Ends the open file; drops clips from the oldest ones where all together have too many."""
+        self._writer.close()
+        self._writer = None
+        self.clips[self._open_name] = self._new_clips
+        self._new_clips = 0
+        for name in [name for name, size in self.clips.items() if size]:  # oldest first
+            if sum(self.clips.values()) > self.max_audio_bytes * 3 // 4:  # the open file may take the last quarter
+                drop_clips(self.folder / name)
+                self.clips[name] = 0
+
     def _event_files(self) -> list[Path]:
         return sorted(self.folder.glob("events.out.tfevents.*"))
 
-    def _cut_back(self) -> dict[str, Any]:
+    def _cut_back(self) -> tuple[dict[str, Any], dict[str, int]]:
         committed = json.loads(self.marker.read_text()) if self.marker.is_file() else {"state": {}, "sizes": {}}
+        clips = committed.get("clips", {})
         for file in self._event_files():
             size = committed["sizes"].get(file.name, 0)
             if size == 0:
                 file.unlink()
             elif file.stat().st_size > size:
                 os.truncate(file, size)
-        return committed["state"]
+            if size and file.name not in clips:  # of a process that has ended; at most all of it is clips
+                clips[file.name] = file.stat().st_size
+        return committed["state"], {name: size for name, size in clips.items() if (self.folder / name).exists()}
+
+
+def drop_clips(path: Path) -> None:
+    """Writes an event file anew without its clips, but for those of step 0. Curves and texts stay as they were."""
+    partial = path.with_name("rewritten.partial")
+    with partial.open("wb") as file:
+        kept = RecordWriter(file)
+        for data in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(data)
+            if event.step == 0 or not any(is_clip(value) for value in event.summary.value):
+                kept.write(data)
+        kept.close()
+    os.replace(partial, path)
+
+
+def is_clip(value: Summary.Value) -> bool:
+    """Of this writer, or of an older one without captions."""
+    return value.HasField("audio") or value.metadata.plugin_data.plugin_name == audio_metadata.PLUGIN_NAME

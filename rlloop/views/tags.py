@@ -29,6 +29,8 @@ SCALARS = {
     "pools/{pool}_actors": "actors of a pool; step: seconds",
     "buffer/rollouts": "rollouts held; step: seconds",
     "buffer/bytes": "bytes held; step: seconds",
+    "storage/{kind}_bytes": "bytes of rollouts, checkpoints, clips, events, journal, object_store (used), spilled, and "
+    "free_disk; step: seconds",
     "buffer/oldest_seconds": "age of the oldest rollout held; step: seconds",
     "speed/clips_per_minute": "clips generated and scored a minute; step: seconds",
 }

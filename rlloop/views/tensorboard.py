@@ -23,6 +23,8 @@ from rlloop.views.tensorboard_layout import caption_table, comparison_values, la
 
 log = logging.getLogger(__name__)
 GAUGE_EVERY_S = 5
+GAUGE_SHARE = 2000  # after hours at this share of the run so far: the points of weeks are few times those of a day
+KEPT_SYNCS = 1000
 
 
 @dataclass
@@ -60,7 +62,7 @@ class RunWriter:
         self.run_dir = Path(run_dir)
         self.config = config or Config.model_validate_json((self.run_dir / "config.json").read_text())
         self.stage_ends = Plan.from_config(self.config).required_versions()
-        self.events = EventLog(self.run_dir / "tensorboard")
+        self.events = EventLog(self.run_dir / "tensorboard", self.config.limits.audio)
         self.written = Written.of(self.events.state)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -69,15 +71,17 @@ class RunWriter:
         self._texts(snapshot.time)
         for cohort in snapshot.cohorts:
             self._cohort(cohort, snapshot)
+        seen = set(self.written.evaluations)
         for evaluation in snapshot.evaluations:
-            self._evaluation(evaluation, snapshot)
+            if evaluation.version not in seen:
+                self._evaluation(evaluation, snapshot)
         self._stages(snapshot)
         for point in snapshot.train:
             self._train(point)
         for version, seconds in snapshot.weight_sync_seconds.items():
             if version not in self.written.synced:
                 self._scalar("sync/seconds", seconds, version, snapshot.time)
-                self.written.synced.append(version)
+                self.written.synced = [*self.written.synced, version][-KEPT_SYNCS:]
         self._gauges(snapshot)
         if self.events.num_points > before:
             self.events.commit(vars(self.written))
@@ -122,8 +126,6 @@ class RunWriter:
 
     def _evaluation(self, evaluation: EvaluationResult, snapshot: Snapshot) -> None:
         version, time = evaluation.version, evaluation.finished_at
-        if version in self.written.evaluations:
-            return
         self._scalar("reward/heldout", mean_score(evaluation, score_label(self.config)), version, time)
         for score in evaluation_labels(self.config):
             self._scalar("heldout/{score}", mean_score(evaluation, score), version, time, score=score)
@@ -193,7 +195,7 @@ class RunWriter:
         if self.written.began is None:
             self.written.began = snapshot.time
         second, time = int(snapshot.time - self.written.began), snapshot.time
-        if second < self.written.gauge_second + GAUGE_EVERY_S:
+        if second < self.written.gauge_second + max(GAUGE_EVERY_S, self.written.gauge_second // GAUGE_SHARE):
             return
         for name, pool in snapshot.pools.items():
             self._scalar("pools/{pool}_actors", pool.num_actors, second, time, pool=name)
@@ -203,6 +205,9 @@ class RunWriter:
         self._scalar("buffer/rollouts", snapshot.buffer_rollouts, second, time)
         self._scalar("buffer/bytes", snapshot.buffer_bytes, second, time)
         self._scalar("buffer/oldest_seconds", snapshot.oldest_rollout_seconds, second, time)
+        for kind, value in vars(snapshot.storage).items():
+            if kind != "object_store_limit":
+                self._scalar("storage/{kind}_bytes", value, second, time, kind=kind)
         self._scalar("speed/clips_per_minute", snapshot.clips_per_minute, second, time)
         self.written.gauge_second = second
 

@@ -129,3 +129,13 @@ def test_the_checksum_of_arrays_sees_a_bit_a_moved_block_a_name_and_a_shape():
     others += [{"v": good["w"], "b": good["b"]}, {"w": good["w"], "b": np.ones(3)}, {"w": good["w"]}]
     assert checksum not in [checkpoints.arrays_checksum(other) for other in others]
     assert checksum == checkpoints.arrays_checksum({name: good[name].copy() for name in ("b", "w")})
+
+
+def test_pruning_removes_folders_that_never_got_their_marker_but_not_one_that_is_being_written(tmp_path):
+    for version in range(3):
+        write(tmp_path, version)
+    for version, step in ((1, 7), (2, 7)):
+        damage_unmarked(write(tmp_path, version, step))
+    checkpoints.prune(tmp_path, keep=9, keep_versions=set())
+    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert left == ["v000000-s000000", "v000001-s000000", "v000002-s000000", "v000002-s000007"]

@@ -9,16 +9,28 @@ from rlloop.preflight import (
     buffer_bytes,
     check_buffer,
     check_evaluated_scores,
+    check_limits,
     check_platform,
     check_prompts,
     choose_run_dir,
     disk_bytes,
+    kept_bytes,
     num_checkpoints,
     num_parameters,
     num_snapshots,
     prepare_run_dir,
 )
-from rlloop.resources import NODE_SHARE, Nodes, check_fits, check_nodes, node_request, node_types, resources, sizes
+from rlloop.resources import (
+    NODE_SHARE,
+    Nodes,
+    check_fits,
+    check_nodes,
+    node_request,
+    node_types,
+    resources,
+    show_bytes,
+    sizes,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = {"sampler": {"num_actors": 2, "num_cpus": 0.4}, "scorer": {"num_cpus": 0.2}, "evaluation": {"num_cpus": 0.2}}
@@ -144,8 +156,8 @@ def test_an_unwritable_run_dir_is_one_line(tmp_path):
 
 
 def test_a_full_disk_is_refused_with_both_numbers(tmp_path):
-    huge = build({"trainer": {"keep_checkpoints": 10**9}})
-    with pytest.raises(ValueError, match=r"may write [\d.]+ GiB, [\d.]+ GiB are free"):
+    huge = build({"trainer": {"keep_checkpoints": 10**9}})  # beyond limits.checkpoints, which is checked before
+    with pytest.raises(ValueError, match=r"may write [\d.]+ GiB and keeps 64 MiB free .*, [\d.]+ GiB are free"):
         prepare_run_dir(huge, str(tmp_path))
     assert disk_bytes(load("mini")) < 2 * 2**30
 
@@ -156,7 +168,9 @@ def test_checkpoints_are_counted_by_the_specification():
     trained = 12_168_128 + 2_179_520 + 1_950_144 + 316_288 + 42_497_856 + 60_592_128 + 527_784
     assert num_parameters(official) == trained + 77 * 1024 + 512 + 2 * 40
     rollouts = sum(stage.generations * stage.tickets for stage in official.stages) * 4 * 64 * 2**10
-    assert disk_bytes(official) == num_checkpoints(official) * num_parameters(official) * 16 + rollouts + 200 * 2**20
+    journal = rollouts // (4 * 64 * 2**10) * (400 + 4 * 300)
+    checkpoints = num_checkpoints(official) * num_parameters(official) * 16
+    assert disk_bytes(official) == checkpoints + rollouts + journal + 200 * 2**20
     assert num_parameters(build({"generator": {"target": "tests.fakes:tiny_generator"}})) == 0
     shipped = REPOSITORY / "rlloop" / "assets" / "mini" / "fluxaudio.safetensors"  # in float16
     assert shipped.stat().st_size == pytest.approx(2 * num_parameters(load("mini")), abs=2**16)
@@ -182,11 +196,11 @@ def test_a_rollback_keeps_every_evaluated_version():
         return num_checkpoints(build({"stages": [{"name": "a", "generations": generations}], "evaluation": evaluation}))
 
     rollback = {"alarm": {"action": "rollback"}}
-    assert counted(9) == counted(9, alarm={"action": "stop"}) == 3 + 3
+    assert counted(9) == counted(9, alarm={"action": "stop"}) == 3 + 5
     assert counted(9, **rollback) == 3 + 10 and counted(2, **rollback) == 3 + 3
     stages = [{"name": name, "generations": 9} for name in "ab"]
     ends = build({"stages": stages, "evaluation": {**rollback, "in_between": False}})
-    assert num_checkpoints(ends) == 3 + 5  # only ends of stages are evaluated
+    assert num_checkpoints(ends) == 3 + 7  # only ends of stages are evaluated
 
 
 @pytest.mark.parametrize(
@@ -218,3 +232,36 @@ def test_platforms():
 
 def test_presets_are_found():
     assert (PRESETS / "mini.yaml").is_file()
+
+
+def test_what_a_plan_keeps_is_refused_beyond_each_limit_with_both_numbers():
+    """Two cohorts at work, two newest, three to fall back to, one before them: eight of 2 x 100 tickets of 4 clips."""
+    stage = {"name": "a", "generations": 20, "tickets": 100}
+    assert kept_bytes(build({"stages": [stage]}))["rollouts"] == 8 * 100 * 4 * 64 * 2**10
+    assert kept_bytes(build({"stages": [{**stage, "generations": 2}]}))["rollouts"] == 2 * 100 * 4 * 64 * 2**10
+    reading = {**stage, "name": "b", "phases": [{"sources": {"current": 1.0, "stage:a": 1.0}}]}
+    assert kept_bytes(build({"stages": [stage, reading]}))["rollouts"] == 9 * 100 * 4 * 64 * 2**10
+    for name, bound, message in (
+        ("rollouts", "100MiB", "rollouts may take 200 MiB, limits.rollouts is 100 MiB"),
+        ("checkpoints", "1MiB", "checkpoints may take 491 MiB, limits.checkpoints is 1 MiB"),
+        ("journal", "1MiB", "journal may take 3 MiB, limits.journal is 1 MiB"),
+        (
+            "object_store",
+            "80MiB",
+            f"22 versions of the weights take {22 * 4 * num_parameters(load('mini')) // 2**20} MiB of the",
+        ),
+    ):
+        lag = {"max_staleness": 20} if name == "object_store" else {}
+        with pytest.raises(ValueError, match=message):
+            check_limits(build({"stages": [stage], "limits": {name: bound}, "loop": lag}))
+    check_limits(build({"stages": [stage]}))
+
+
+def test_sizes_are_shown_with_their_unit():
+    assert [show_bytes(n) for n in (0, 1023, 2048, 3 * 2**20, 5 * 2**29)] == [
+        "0 B",
+        "1023 B",
+        "2 KiB",
+        "3 MiB",
+        "2.5 GiB",
+    ]

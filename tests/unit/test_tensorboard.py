@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from rlloop.config import build, load
-from rlloop.loop.snapshot import MomentClip
+from rlloop.loop.snapshot import MomentClip, Storage
 from rlloop.views.tags import AUDIO, LAYOUT, SCALARS, TEXT
 from rlloop.views.tensorboard import RunWriter
 from rlloop.views.tensorboard_layout import hyperparameters
@@ -244,3 +244,38 @@ def test_a_state_of_an_older_writer_is_taken_up(run_dir):
     marker["state"]["has_prompts"] = marker["state"].pop("has_layout")
     writer.events.marker.write_text(json.dumps(marker))
     assert RunWriter(run_dir, CONFIG).written.evaluations == [0]
+
+
+def clip_points(run_dir):
+    return sorted((tag, step) for tag, step in read_points(run_dir) if tag.startswith("audio/heldout"))
+
+
+def test_clips_beyond_their_bound_leave_the_oldest_event_files_and_no_curve(tmp_path):
+    """Each version's clip takes 2,044 bytes (1,000 samples of 16 bits and a header); 8 KiB hold four of them."""
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "clip.wav", np.zeros(1000), 8000, subtype="PCM_16")
+    config = build({"limits": {"audio": "8KiB"}})
+    for start in (range(0, 6), range(6, 12)):  # two starts of the run
+        writer = RunWriter(tmp_path, config)
+        for version in start:
+            results = tuple(
+                evaluation(v, [[0.1, 0.2], [0.3, 0.4]], audio=("audio/clip.wav",)) for v in range(version + 1)
+            )
+            writer.write(replace(snapshot(str(tmp_path)), evaluations=results, time=BEGAN + version))
+        writer.close()
+    shown = [step for _, step in clip_points(tmp_path)]
+    assert shown[0] == 0 and shown[-1] == 11 and 2 <= len(shown) <= 5, shown
+    assert sorted(read_values(tmp_path, "reward/heldout")) == list(range(12))
+    size = sum(path.stat().st_size for path in (tmp_path / "tensorboard").glob("events.*"))
+    assert size < 40_000
+
+
+def test_gauges_thin_out_as_a_run_gets_long_and_storage_is_among_them(tmp_path):
+    writer = RunWriter(tmp_path, CONFIG)
+    storage = Storage(rollouts=7, free_disk=9, object_store_limit=5)
+    for second in (0, 5, 20_000, 20_005, 20_010, 20_015):
+        writer.write(replace(snapshot(str(tmp_path)), time=BEGAN + second, storage=storage))
+    writer.close()
+    assert sorted(read_values(tmp_path, "storage/rollouts_bytes")) == [0, 5, 20_000, 20_010]
+    assert read_values(tmp_path, "storage/free_disk_bytes")[0] == 9
+    assert not [tag for tag, _ in read_points(tmp_path) if tag == "storage/object_store_limit_bytes"]
