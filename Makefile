@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus lint types clean system
+.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus soak lint types clean system
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench-sampling: $(STAMP)  ## batch, bfloat16, torch.compile and parts of FluxAud
 
 bench-corpus: $(STAMP)  ## memory and speed of streaming 500,000 rows into bench/results.md (ten minutes, 2 GB of disk)
 	@$(WITH_VENV) $(PY) -m bench.corpus $(ARGS)
+
+soak: $(STAMP)  ## 20,160 tickets of stand-ins through the real loop: what grows, into bench/results.md; ARGS="--minutes 15"
+	@$(WITH_VENV) $(PY) -m bench.soak $(ARGS)
 
 lint: $(STAMP)  ## ruff: errors, imports, format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

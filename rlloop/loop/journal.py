@@ -188,7 +188,7 @@ class Journal:
         if self._file is not None:
             self._file.close()
             self._file = None
-        write_durably(self.path, encode({"type": PART, "number": number}))
+        write_durably(self.path, encode({"type": PART, "number": number, "time": round(clock.time(), 3)}))
 
     def _tail(self) -> tuple[int, int]:
         """Number of the current part, and where its records begin."""
