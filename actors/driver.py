@@ -133,6 +133,7 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     if outcome.status == "finished":
         outcome = _alarmed(session, observer) or outcome
     writer.close()
+    observer.storage.close()
     return outcome, observer.snapshot()
 
 

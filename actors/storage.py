@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import cache
 from pathlib import Path
 
 import ray
@@ -25,6 +26,7 @@ class StorageWatch:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.now = run_dir, Storage()
+        self._address = ray.get_runtime_context().gcs_address  # asked here: after Ray's end the thread would start it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
         self._thread.start()
@@ -35,15 +37,15 @@ class StorageWatch:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self.now = measure(self.run_dir)
+                self.now = measure(self.run_dir, self._address)
             except Exception as error:  # a gauge: the picture before stands
                 log.debug("storage: %s", error)
             self._stop.wait(EVERY_S)
 
 
-def measure(run_dir: Path) -> Storage:
-    """Bytes by kind now; rollouts and clips are not counted here."""
-    used, limit = object_store_bytes()
+def measure(run_dir: Path, address: str) -> Storage:
+    """Bytes by kind now; rollouts and clips are not counted here. `address` is of Ray's control store."""
+    used, limit = object_store_bytes(address)
     return Storage(
         checkpoints=folder_bytes(run_dir / "checkpoints", "*/*"),
         events=folder_bytes(run_dir / "tensorboard"),
@@ -55,16 +57,24 @@ def measure(run_dir: Path) -> Storage:
     )
 
 
-def object_store_bytes() -> tuple[int | None, int | None]:
+def object_store_bytes(address: str) -> tuple[int | None, int | None]:
     """(used, available in all) over all nodes. The interface is Ray's own and may go: then neither is known."""
     try:
-        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+        from ray._private.internal_api import get_memory_info_reply
 
-        reply = get_memory_info_reply(get_state_from_address(None), timeout_seconds=TIMEOUT_S)
+        reply = get_memory_info_reply(_cluster_state(address), timeout_seconds=TIMEOUT_S)
         return int(reply.store_stats.object_store_bytes_used), int(reply.store_stats.object_store_bytes_avail)
     except Exception as error:
         log.debug("object store: %s", error)
         return None, None
+
+
+@cache
+def _cluster_state(address: str):
+    """Ray's view of the cluster; one connection a process."""
+    from ray._private.internal_api import get_state_from_address
+
+    return get_state_from_address(address)
 
 
 def spilled_bytes() -> int | None:
