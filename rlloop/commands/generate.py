@@ -102,7 +102,9 @@ def run(
     changes: dict[str, Any] = {"num_steps": steps, "solver": solver or None, "guidance": guidance}
     changes |= {"negative_prompt": negative, "prompt_prefix": prefix}
     changes = {key: value for key, value in changes.items() if value is not None} | given.parse_score(score)
-    settings, note = given.usable_encoder(given.overridden(settings, changes), [row.prompt for row in rows])
+    texts = [row.prompt for row in rows]
+    settings, note = given.usable_encoder(given.overridden(settings, changes), texts)
+    given.check_features(settings, texts)
     job = Job(
         settings,
         source,

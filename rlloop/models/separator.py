@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from demucs.apply import BagOfModels
+from demucs.apply import BagOfModels, Model
 from demucs.demucs import Demucs
 from demucs.hdemucs import HDemucs
-from torch import nn
 
 from rlloop.weights import check_tensors, read_checkpoint, resolve
 
@@ -95,7 +94,7 @@ def find_file(folder: Path, signature: str) -> Path:
     return path
 
 
-def load_model(path: Path) -> nn.Module:
+def load_model(path: Path) -> Model:
     """One model of a bag, in float32.
 
     Raises:
@@ -120,7 +119,7 @@ def load_model(path: Path) -> nn.Module:
     return model.float().eval()
 
 
-def build_model(path: Path, kind: type[nn.Module], args: Any, kwargs: Mapping[str, Any]) -> nn.Module:
+def build_model(path: Path, kind: type[Model], args: Any, kwargs: Mapping[str, Any]) -> Model:
     """The class with its arguments; those that this version of demucs no longer has are left out, as by its loader."""
     known = inspect.signature(kind).parameters
     try:

@@ -127,6 +127,27 @@ def usable_encoder(config: Config, prompts: Sequence[str]) -> tuple[Config, str]
     return config.model_copy(update={"generator": generator}), note if new else ""
 
 
+def check_features(config: Config, prompts: Sequence[str]) -> None:
+    """The official stack has features of every prompt, before its gigabytes are loaded.
+
+    Raises:
+        ValueError: some are missing; says how to compute them.
+    """
+    if config.generator.target != "fluxaudio" or "prompts" not in config.generator.options:
+        return
+    from rlloop.models.prompt_table import PromptTable
+
+    sampling, table = config.sampling, PromptTable(config.generator.options["prompts"])
+    wanted = [sampling.prompt_prefix + prompt for prompt in prompts]
+    missing = table.missing([*wanted, *([sampling.negative_prompt] if sampling.negative_prompt else [])])
+    if missing:
+        raise ValueError(
+            f"{table.folder} lacks features of {len(missing)} prompts, the first is {missing[0][:80]!r}; write "
+            f"the prompts into a file, and: rlloop features FILE --prefix '{sampling.prompt_prefix}' "
+            f"--negative '{sampling.negative_prompt}' --out {table.folder}"
+        )
+
+
 def chosen_rewards(names: Sequence[str], best_of: int, config: Config) -> tuple[RewardEntry, ...]:
     """The rewards that clips are scored with.
 

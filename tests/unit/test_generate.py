@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from rlloop.audio.tagged import read_details, write_tagged
 from rlloop.commands.main import app
 from rlloop.config import load
+from rlloop.data.features import FeatureFolder, FeatureSpec
 from rlloop.loop import checkpoints
 from rlloop.recipes.clip_files import list_clips
 from rlloop.recipes.generate_folder import difference
 from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
+from rlloop.recipes.generate_settings import check_features
 from rlloop.recipes.policy_source import file_policy
 from rlloop.recipes.sampler import Sampler, network_arrays
 
@@ -127,6 +129,21 @@ def test_the_official_stack_is_built_with_exported_weights(tmp_path):
     config, other = file_policy(str(file), load("official"))
     assert config.generator.options["variant"] == "v4" and policy.identity != other.identity
     assert other.file is None and other.version is None  # nothing is loaded over it
+
+
+def test_the_official_stack_has_features_of_all_prompts_before_it_is_loaded(tmp_path):
+    official = load("official")
+    features, prefix = tmp_path / "features", official.sampling.prompt_prefix
+    texts = [prefix + "a", official.sampling.negative_prompt]
+    FeatureFolder(features, FeatureSpec("t5", "clap")).write(
+        texts, np.zeros((2, 77, 8), np.float32), np.zeros((2, 4), np.float32)
+    )
+    generator = official.generator.model_copy(update={"options": {"prompts": str(features)}})
+    config = official.model_copy(update={"generator": generator})
+    check_features(config, ["a"])
+    with pytest.raises(ValueError, match="features lacks features of 2 prompts, the first is 'high quality .* b'"):
+        check_features(config, ["a", "b", "c"])
+    check_features(load("mini"), ["b"])
 
 
 def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
