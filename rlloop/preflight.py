@@ -29,10 +29,17 @@ def choose_run_dir(config: Config, preset: str, environment: Mapping[str, str]) 
     """Where the run lives: run_dir=, else $RLLOOP_RUNS/<preset>, else runs/<preset>; a URI is left as it is.
 
     Raises:
-        ValueError: inside a Ray job without either, because the job's working directory is deleted with the job.
+        ValueError: inside a Ray job without either, or with a relative one: the job's working directory is deleted with
+            the job.
     """
     base = environment.get("RLLOOP_RUNS")
-    if config.run_dir is None and not base and {"RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & environment.keys():
+    is_job = {"RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & environment.keys()
+    given = config.run_dir or base or ""
+    if is_job and "://" not in given and not Path(given).expanduser().is_absolute():
+        if given:
+            raise ValueError(
+                f"run_dir '{given}' lies in a directory that goes away with the Ray job; give an absolute path"
+            )
         raise ValueError(
             "inside a Ray job the working directory goes away with the job; set RLLOOP_RUNS or run_dir=PATH to a place "
             "that stays"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = ("ray", "torch", "torchaudio", "deepspeed")
-RAY_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard and jobs"}
+RAY_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard", 52365: "Ray's agent, without which no job starts"}
 
 
 @dataclass(frozen=True)

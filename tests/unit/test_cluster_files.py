@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -287,3 +288,17 @@ def test_what_a_job_uploads_is_small_and_without_runs(tmp_path):
         n for n in names if n.startswith(("runs/", ".git/", ".venv/", "bench/", "features/")) or n.endswith(".pt")
     ]
     assert package.stat().st_size < 25 * 2**20
+
+
+def test_the_guide_names_only_what_is_there():
+    guide = (REPOSITORY / "docs" / "cluster.md").read_text()
+    named = set(re.findall(r"(?<![\w/.])((?:cluster|tests|configs|docs)/[\w/.-]+\w)", guide))
+    assert {"cluster/gpu.yaml", "cluster/env.sh", "tests/ray/test_job.py"} <= named
+    assert not [name for name in named if not (REPOSITORY / name).exists()]
+    for name in ("gpu", "gpu-gcp"):
+        config = read(name)
+        for node in config["available_node_types"].values():
+            machine = node["node_config"].get("InstanceType")
+            assert machine is None or machine in guide
+    for placeholder in ("ImageId", "SecurityGroupIds", "SubnetIds", "RLLOOP_SHARE"):
+        assert placeholder in guide

@@ -140,6 +140,10 @@ def test_run_dir_order(tmp_path):
 def test_a_job_without_a_lasting_place_is_refused(variable):
     with pytest.raises(ValueError, match="set RLLOOP_RUNS or run_dir=PATH"):
         choose_run_dir(build({}), "mini", {variable: "1"})
+    for given, base in (("runs/own", "/data"), (None, "runs")):
+        with pytest.raises(ValueError, match="goes away with the Ray job; give an absolute path"):
+            choose_run_dir(build({"run_dir": given}), "mini", {variable: "1", "RLLOOP_RUNS": base})
+    assert choose_run_dir(build({"run_dir": "/x/own"}), "mini", {variable: "1"}) == "/x/own"
 
 
 def test_the_buffer_bound_is_checked_with_both_numbers():
