@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus soak lint types clean system
+.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus soak lint types clean system bench bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -33,6 +33,12 @@ test-laion: $(LAION)/.installed  ## CLAP against laion-clap itself, in .venv-lai
 
 conformance: $(STAMP)  ## golden cases against this implementation, two minutes; ARGS="--only crpo"
 	@$(WITH_VENV) $(PY) -m rlloop.conformance tests/golden $(ARGS)
+
+bench: $(STAMP)  ## speed of the loop and its parts into bench/results.md (an hour); ARGS="--only publish selection"
+	@$(WITH_VENV) $(PY) -m bench $(ARGS)
+
+bench-gpu: $(STAMP)  ## conformance and speed on one GPU into bench/results_gpu.md (eight minutes at most)
+	@$(WITH_VENV) $(PY) -m bench.gpu $(ARGS)
 
 bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (an hour); ARGS="--seeds 0 1"
 	@$(WITH_VENV) $(PY) bench/default_run.py $(ARGS)

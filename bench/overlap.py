@@ -48,7 +48,8 @@ def measure(train_s: float, staleness: int, versions: int, folder: Path) -> Meas
     overrides = [
         f"sampler.num_actors={SAMPLERS}", f"scorer.num_actors={SCORERS}", f"loop.max_staleness={staleness}",
         f"stages.0.tickets={TICKETS}", f"stages.0.generations={versions + SKIPPED + staleness + 2}",
-        f"stages.0.phases.0.updates={UPDATES}", f"generator.options.delay_s={NAP_S}",
+        f"stages.0.phases.0.updates={UPDATES}", "stages.0.phases.0.batch_size=4",
+        "stages.0.selection.top_fraction=0.2", f"generator.options.delay_s={NAP_S}",
         f"generator.options.step_delay_s={train_s / UPDATES}",
     ]  # fmt: skip
     with Run(folder / f"train{train_s:g}-staleness{staleness}", overrides) as run:

@@ -132,4 +132,4 @@ def title(command: list[str]) -> str:
     if "ray::" in first:
         found = first.split("ray::", 1)[1]
         return next((role for role in ("SamplerStage", "ScorerStage", "Gate") if role in found), found.split(".")[0])
-    return Path(first.split()[0]).name.replace("python", "driver") if "rlloop.main" in command else Path(first).name
+    return "driver" if "rlloop.main" in command else Path(first.split()[0]).name
