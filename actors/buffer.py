@@ -26,6 +26,7 @@ from rlloop.loop import gate
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
+from rlloop.loop.points import Heard
 from rlloop.loop.snapshot import PoolsNow, TrainPoint
 from rlloop.recipes.cohort import close_cohort, cohort_candidates
 from rlloop.recipes.disk import free_bytes, full_disk, kept_free
@@ -37,6 +38,7 @@ from rlloop.resources import Row, resources, show_bytes
 log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has
 DISK_EVERY_S = 1.0
+BUSY_WINDOW_S = 60.0
 THREADS = 32  # calls that may wait for the disk together: they share its syncs
 
 
@@ -94,7 +96,7 @@ class Buffer:
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
-        self.busy = BusyWindow(60.0)
+        self.busy = BusyWindow(BUSY_WINDOW_S)
         self.messages: deque[str] = deque(maxlen=50)
         self.last_progress = time.time()
         if self.ledger.epoch < session.epoch:
@@ -299,18 +301,24 @@ class Buffer:
             self.files.prune(self.ledger)
 
     @in_turn
-    def progress(self, state: str, points: list[TrainPoint]) -> str:
-        """The trainer's report; a gauge. Points that are known are not taken again. Answers the stop reason, or ''."""
+    def progress(self, state: str, after: int, points: list[TrainPoint]) -> Heard:
+        """The trainer's report; a gauge. `points` are all that it has after step `after`.
+
+        They are taken only where they follow what is known: a buffer that was restarted knows none, says so, and is
+        given all of them. Points that are known are not taken again.
+        """
         self.trainer_starts += state == "restored"
         self.trainer_state = state
         newest = self.points[-1].step if self.points else 0
-        new = [point for point in points if point.step > newest]
+        new = [point for point in points if point.step > newest] if after <= newest else []
         self.points.extend(new)
-        for point in new if state != "restored" else ():
-            self.busy.add("trainer", point.seconds)
+        now = time.time()
+        for point in new:
+            if point.time > now - BUSY_WINDOW_S:
+                self.busy.add("trainer", point.seconds)
         if new:
-            self.last_progress = time.time()
-        return self.stop_reason
+            self.last_progress = now
+        return Heard(self.stop_reason, new[-1].step if new else newest)
 
     # ---- the driver's side
 

@@ -6,12 +6,11 @@ collective.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from actors.averages import STATE, Averages, read_state
 from actors.ranks import Ranks
 from actors.session import Session
 from rlloop.loop import checkpoints
+from rlloop.loop.points import read_points, write_points
 from rlloop.loop.snapshot import TrainPoint
 from rlloop.recipes.kept_clips import versions_kept
 
 log = logging.getLogger(__name__)
-POINTS = "points.json"
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ class Checkpointer:
         load_arrays(self.generator.network, checkpoints.read_weights(path))
         self.engine, self.device = build_engine(self.generator.network, self.config)
         self._load_rank_state(path, marker)
-        points = json.loads((path / POINTS).read_text()) if POINTS in marker.files else []
         averages = read_state(path) if self.ranks.is_first and STATE in marker.files else None
-        return Restored(marker, [TrainPoint(**point) for point in points], averages)
+        return Restored(marker, read_points(path), averages)
 
     def _load_rank_state(self, path: Path, marker: checkpoints.Marker) -> None:
         """This rank's part of the optimizer; cut anew from all parts where they are of another number of ranks."""
@@ -108,7 +106,7 @@ class Checkpointer:
             return 0
         weights = network_arrays(self.engine.module)
         checkpoints.write_arrays(path / checkpoints.WEIGHTS, weights)
-        (path / POINTS).write_text(json.dumps([asdict(point) for point in points]))
+        write_points(path, points)
         if averages:
             averages.save(path)
         return checkpoints.arrays_checksum(weights)

@@ -21,6 +21,7 @@ from actors.cluster import check_cluster
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
 from rlloop.config import Config
+from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.result import kept_versions
 from rlloop.resources import node_request, node_types
 from rlloop.views.summary import build_summary, print_summary, write_summary
@@ -126,6 +127,7 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=30)
     view.phase("checkpointing and ending")
     trainer.join(timeout=session.config.loop.wait_timeout_s)
+    observer.read_stored_points()
     while outcome.status == "finished" and not observer.has_all_evaluations:
         time.sleep(TICK_S)
         outcome = _show(observer, view, writer) or _decide_last(session, signals, observer) or outcome
@@ -204,8 +206,13 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
 
 
 def start_actors(session: Session) -> None:
-    """Creates the control actors by name; each restarts by itself for ever."""
+    """Creates the control actors by name; each restarts by itself for ever.
+
+    Buffer, store and pump stay on the driver's node: another may go away, and with it what the store owns. The
+    evaluator holds nothing that is not in a file, so it goes where there is room.
+    """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from actors.buffer import THREADS, Buffer
     from actors.evaluator import Evaluator
@@ -213,9 +220,10 @@ def start_actors(session: Session) -> None:
     from actors.store import PolicyStore
 
     evaluation = session.config.evaluation
+    here = {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)}
     for name, cls, options in (
-        ("buffer", Buffer, {"max_concurrency": THREADS}),
-        ("store", PolicyStore, {}),
+        ("buffer", Buffer, {**here, "max_concurrency": THREADS}),
+        ("store", PolicyStore, here),
         (
             "evaluator",
             Evaluator,
@@ -225,7 +233,7 @@ def start_actors(session: Session) -> None:
                 "resources": node_request(evaluation.node),
             },
         ),
-        ("pump", Pump, {}),
+        ("pump", Pump, here),
     ):
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, **options}
         handle = ray.remote(cls).options(name=name, namespace=session.namespace, **options).remote(session)
@@ -238,7 +246,7 @@ _HANDLES: list = []
 
 
 def _await_ready(name: str, handle, timeout_s: float) -> None:
-    """Waits for an actor's __init__.
+    """Waits for an actor's __init__; one that is lost meanwhile comes again by itself.
 
     Raises:
         ValueError: what __init__ raised, as one line.
@@ -246,12 +254,19 @@ def _await_ready(name: str, handle, timeout_s: float) -> None:
     """
     import ray
 
-    try:
-        ray.get(handle.__ray_ready__.remote(), timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError:
-        raise TimeoutError(f"driver waits for actor {name} to start since {timeout_s:.0f} s") from None
-    except ray.exceptions.RayActorError as error:
-        raise ValueError(f"{name} cannot start: {str(error).strip().splitlines()[-1]}") from None
+    began = time.monotonic()
+    while True:
+        try:
+            ray.get(handle.__ray_ready__.remote(), timeout=timeout_s)
+            return
+        except ray.exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise ValueError(f"{name} cannot start: {str(error).strip().splitlines()[-1]}") from None
+            if time.monotonic() - began > timeout_s:
+                raise TimeoutError(f"driver waits for actor {name} to start since {timeout_s:.0f} s") from None
+            time.sleep(0.2)
+        except ray.exceptions.GetTimeoutError:
+            raise TimeoutError(f"driver waits for actor {name} to start since {timeout_s:.0f} s") from None
 
 
 class TrainerThread(threading.Thread):
@@ -262,13 +277,25 @@ class TrainerThread(threading.Thread):
         self.session, self.error = session, ""
 
     def run(self) -> None:
-        try:
-            self._fit()
-        except Exception as error:
-            log.exception("fit() ended")
-            self.error = " ".join(str(error).split())[-400:] or type(error).__name__
+        """Fits again where a fit that got on has failed, or its controller was lost: Train would start neither anew."""
+        from ray.exceptions import RayActorError
 
-    def _fit(self) -> None:
+        fits, in_vain = 0, 0
+        while True:
+            fits, newest = fits + 1, newest_marked(self.session.path)
+            try:
+                self._fit(fits)
+                self.error = ""
+                return
+            except Exception as error:
+                log.exception("fit() %d ended", fits)
+                self.error = " ".join(str(error).split())[-400:] or type(error).__name__
+                in_vain = in_vain + 1 if newest_marked(self.session.path) == newest else 0
+                most = self.session.config.trainer.max_failures if isinstance(error, RayActorError) else 0
+                if in_vain > most:
+                    return
+
+    def _fit(self, number: int) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -288,7 +315,7 @@ class TrainerThread(threading.Thread):
                 resources_per_worker=resources,
             ),
             run_config=RunConfig(
-                name=f"epoch{session.epoch:06d}",
+                name=f"epoch{session.epoch:06d}-{number}",
                 storage_path=str(session.path / "ray_train"),
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),

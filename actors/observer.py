@@ -10,7 +10,9 @@ import ray
 
 from actors.session import Session
 from actors.storage import StorageWatch
-from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot
+from rlloop.loop.checkpoints import newest_marked
+from rlloop.loop.points import read_points
+from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot, TrainPoint
 
 GET_TIMEOUT_S = 5.0
 
@@ -26,6 +28,7 @@ class Observer:
         self.results: list[EvaluationResult] | None = None  # of the evaluator's process, in the order of their end
         self.storage = StorageWatch(session.path)
         self.last_step = 0
+        self.stored: list[TrainPoint] = []
         self.pending: dict[str, Any] = {}
         self.restarts: dict[str, int] = {}
         self.pids: dict[str, int] = {}
@@ -51,9 +54,15 @@ class Observer:
         self._refresh("evaluator", "status", self.evaluator.get("pid", 0), len(self.results or ()))
         self._refresh("store", "status", self._sizes()["sampler"])
         self._refresh("pump", "status")
-        points = [p for p in self.report.get("points", []) if p.step > self.last_step]
+        found = {p.step: p for p in (*self.stored, *self.report.get("points", ()))}
+        points = [found[step] for step in sorted(found) if step > self.last_step]
         self.last_step = max((p.step for p in points), default=self.last_step)
         return self._compose(points)
+
+    def read_stored_points(self) -> None:
+        """Those of the newest checkpoint, once the trainer has ended: a buffer that died since lost its own."""
+        path = newest_marked(self.session.path)
+        self.stored = read_points(path) if path else []
 
     @property
     def has_all_evaluations(self) -> bool:

@@ -6,12 +6,9 @@ is published, and only after its marker.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from safetensors import SafetensorError
 
 from actors.checkpointer import Checkpointer
 from actors.ranks import Ranks
+from actors.reporter import Reporter
 from actors.session import Session
 from actors.turns import Turn, Turns
 from rlloop.config import Stage
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from rlloop.algorithms.base import Batch
 
 POLL_S = 0.2
-KEPT_POINTS, TAIL_POINTS = 5000, 64  # in a checkpoint, in a report
 BROADCAST_EVERY_S = 10.0
 
 
@@ -63,9 +60,9 @@ class Worker:
         self.restored = self.checkpointer.restore()
         self.engine = self.checkpointer.engine
         self.material = Material(session, generator, self.checkpointer.device, self._ask)
-        self.turns = Turns(self.ranks, self.checkpointer)
+        self.reporter = Reporter(session, self.restored.points)
+        self.turns = Turns(self.ranks, self.checkpointer, self.reporter)
         self.averages, self.averages_state = None, self.restored.averages
-        self.points: deque[TrainPoint] = deque(self.restored.points, maxlen=KEPT_POINTS)
         self.problem = ""  # what rank 0 met outside of a collective: it ends the run at the next step
 
     # ---- the main path
@@ -73,15 +70,15 @@ class Worker:
     def run(self) -> None:
         """Trains generation after generation until the plan is done or the run is stopped."""
         marker = self.restored.marker
-        self._report("restored", KEPT_POINTS)
+        self._report("restored")
         self.checkpointer.publish(marker.version)
         try:
             for k in range(marker.version, self.plan.num_versions):
                 self._generation(k, first_step=marker.step if k == marker.version else 0)
         except Stopped as stopped:
-            self._report(f"stopped: {stopped}")
+            self._report_last(f"stopped: {stopped}")
             return
-        self._report("done")
+        self._report_last("done")
 
     def _generation(self, k: int, first_step: int) -> None:
         from actors.sharded_state import reset_rank_state
@@ -96,7 +93,7 @@ class Worker:
             self._keep_averages(self.averages.finish)
         self._abort_if_any(self.ranks.first_of(self.problem))
         self._report(f"checkpointing version {k + 1}")
-        self._abort_if_any(self.checkpointer.save(k + 1, 0, self.points, self.averages))
+        self._abort_if_any(self.checkpointer.save(k + 1, 0, self.reporter.points, self.averages))
         self.checkpointer.publish(k + 1)
 
     def _ends_stage(self, k: int) -> bool:
@@ -119,7 +116,7 @@ class Worker:
             point = self._step(learner, parts, step, phase.rate(place), phase.batch_size / self.ranks.world)
             if self.averages:
                 self._keep_averages(partial(self.averages.update, self.engine.module, before + step + 1))
-            self.points.append(point)
+            self.reporter.add(point)
             turn = self._turn(k)
             if not np.isfinite(point.loss) or not np.isfinite(point.grad_norm):
                 self._abort_if_any(
@@ -132,7 +129,7 @@ class Worker:
         """A checkpoint inside generation k, where one is due after `done` of its updates."""
         if turn.stop or turn.saves or done % self.config.trainer.checkpoint_every == 0:
             self._report(f"checkpointing step {self.plan.steps_before(k) + done}")
-            self._abort_if_any(self.checkpointer.save(k, done, self.points, self.averages))
+            self._abort_if_any(self.checkpointer.save(k, done, self.reporter.points, self.averages))
         if turn.stop:
             raise Stopped(turn.stop)
 
@@ -200,15 +197,15 @@ class Worker:
         """Reports the step; answers whether to stop or to save, the same on every rank."""
         if self.problem:
             self.session.call("trainer", "buffer", "stop", self.problem)
-        return self.turns.take(self.problem, lambda: self._report(f"training generation {k}"))
+        return self.turns.take(self.problem, f"training generation {k}")
 
-    def _report(self, state: str, tail: int = TAIL_POINTS):
-        """Sends the last points, more than the new one: a buffer that was restarted meanwhile lacks some."""
+    def _report(self, state: str) -> None:
         if self.ranks.is_first:
-            points = list(islice(reversed(self.points), tail))[::-1]
-            with contextlib.suppress(ValueError):  # no buffer at this moment; the next report makes up for it
-                return self.session.actor("buffer").progress.remote(state, points)
-        return None
+            self.reporter.send(state)
+
+    def _report_last(self, state: str) -> None:
+        if self.ranks.is_first:
+            self.reporter.send_last(state)
 
     def _abort_if_any(self, reason: str) -> None:
         """Ends the run where there is a reason, which is the same on every rank."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from actors.checkpointer import Checkpointer
 from actors.ranks import Ranks
+from actors.reporter import Reporter
 
 log = logging.getLogger(__name__)
 PREEMPTION_EVERY_S = 5.0
@@ -25,33 +23,22 @@ class Turn:
 
 
 class Turns:
-    """Reads the answer to the last report, the clock, and the cluster's notices of nodes that are about to go."""
+    """Reads the buffer's answer, the clock, and the cluster's notices of nodes that are about to go."""
 
-    def __init__(self, ranks: Ranks, checkpointer: Checkpointer) -> None:
-        self.ranks, self.checkpointer = ranks, checkpointer
-        self.answer: Any = None
+    def __init__(self, ranks: Ranks, checkpointer: Checkpointer, reporter: Reporter) -> None:
+        self.ranks, self.checkpointer, self.reporter = ranks, checkpointer, reporter
         self.asked_at = time.monotonic()
         self.heeded: set[str] = set()  # nodes whose notice led to a checkpoint
 
-    def take(self, problem: str, report: Callable[[], Any]) -> Turn:
-        """One turn, after an update: a broadcast, and every few seconds a look for notices."""
+    def take(self, problem: str, state: str) -> Turn:
+        """One turn, after an update: a report, a broadcast, and every few seconds a look for notices."""
         stop, asks = problem, False
         if self.ranks.is_first:
-            stop = problem or self._answered()
-            self.answer = report()
+            stop = problem or self.reporter.heard()
+            self.reporter.send(state)
             asks = time.monotonic() - self.asked_at > PREEMPTION_EVERY_S
         stop, saves, asks = self.ranks.broadcast((stop, self.checkpointer.is_due, asks))
         return Turn(stop, (self._is_noticed() if asks else False) or saves)
-
-    def _answered(self) -> str:
-        """What the buffer answered to the last report: the reason to stop, or ''."""
-        import ray
-
-        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
-            return ""
-        with contextlib.suppress(ray.exceptions.RayActorError):  # it restarts; the next answer counts
-            return ray.get(self.answer)
-        return ""
 
     def _is_noticed(self) -> bool:
         """Whether a node of this group is about to be taken away and no checkpoint was made for it yet. A barrier."""

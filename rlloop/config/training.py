@@ -37,7 +37,9 @@ class Trainer(Section):
         None, gt=0, description="also after so many minutes since the last one; null: by updates alone"
     )
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept beside the stages' first and last")
-    max_failures: int = Field(8, ge=0, description="restarts of the worker group before the run ends")
+    max_failures: int = Field(
+        8, ge=0, description="restarts of the worker group that may come without a new checkpoint"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Trainer:

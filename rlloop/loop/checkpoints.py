@@ -93,13 +93,15 @@ def write_marker(
     variant: str | None = None,
 ) -> Marker:
     """Lists the files of a complete checkpoint and marks it. Call after every rank has written its part."""
-    names = sorted(p.name for p in path.iterdir() if p.name != MARKER)
+    scratch = path / f"{MARKER}.tmp"
+    names = sorted(p.name for p in path.iterdir() if p.name not in (MARKER, scratch.name))
     files = {name: ((path / name).stat().st_size, file_checksum(path / name)) for name in names}
     marker = Marker(version, step, stage, digest, world_size, files, weights_checksum, variant)
-    with (path / MARKER).open("w") as file:
+    with scratch.open("w") as file:
         json.dump(asdict(marker), file)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(scratch, path / MARKER)  # whole or not there: half a marker of version 0 would be refused for ever
     return marker
 
 
@@ -197,6 +199,11 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
             continue
         return path, marker
     return None
+
+
+def newest_marked(run_dir: Path) -> Path | None:
+    """The newest checkpoint with a marker, whatever it is worth; None where there is none."""
+    return max((path.parent for path in run_dir.glob(f"checkpoints/v*-s*/{MARKER}")), default=None)
 
 
 def prune(run_dir: Path, keep: int, keep_versions: set[int]) -> list[Path]:

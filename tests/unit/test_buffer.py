@@ -212,17 +212,30 @@ def point(step: int) -> TrainPoint:
     return TrainPoint(step, 0, 1.0, 1e-4, 0.5, seconds=2.0, time=0.0, metrics={"margin": 1.0})
 
 
-def test_points_that_come_again_are_taken_once_and_a_restarted_buffer_gets_the_tail(session):
-    """The trainer sends its last points with every report; after its own restart those of its checkpoint."""
+def steps(buffer) -> list[int]:
+    return [point.step for point in buffer.report(0)["points"]]
+
+
+def test_points_that_come_again_are_taken_once(session):
+    """A trainer that was restarted reports those of its checkpoint again."""
     buffer = Buffer(session)
-    buffer.progress("restored", [point(n) for n in (1, 2)])
+    assert buffer.progress("restored", 0, [point(n) for n in (1, 2)]).newest_step == 2
     assert buffer.busy.shares(time.time()).get("trainer", 0.0) == 0.0  # worked before this start
-    buffer.progress("training", [point(n) for n in (1, 2, 3)])
-    buffer.progress("training", [point(n) for n in (2, 3)])  # a trainer that went back
-    assert [p.step for p in buffer.report(0)["points"]] == [1, 2, 3]
+    assert buffer.progress("training", 2, [point(n) for n in (3, 4)]).newest_step == 4
+    assert buffer.progress("restored", 0, [point(n) for n in (1, 2, 3)]).newest_step == 4
+    assert steps(buffer) == [1, 2, 3, 4]
+
+
+def test_a_restarted_buffer_takes_no_points_behind_a_gap_and_is_given_all(session):
+    buffer = Buffer(session)
+    buffer.progress("training", 0, [point(n) for n in range(1, 101)])
     again = restart(buffer)
-    again.progress("training", [point(n) for n in (2, 3, 4)])
-    assert [p.step for p in again.report(0)["points"]] == [2, 3, 4]
+    heard = again.progress("training", 100, [point(101)])
+    assert heard.newest_step == 0 and steps(again) == []
+    heard = again.progress("training", heard.newest_step, [point(n) for n in range(1, 103)])
+    assert heard.newest_step == 102 and steps(again) == list(range(1, 103))
+    again.stop("enough")
+    assert again.progress("training", 102, []).stop_reason == "enough"
 
 
 def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):

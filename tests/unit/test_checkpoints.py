@@ -139,3 +139,15 @@ def test_pruning_removes_folders_that_never_got_their_marker_but_not_one_that_is
     checkpoints.prune(tmp_path, keep=9, keep_versions=set())
     left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert left == ["v000000-s000000", "v000001-s000000", "v000002-s000000", "v000002-s000007"]
+
+
+def test_a_marker_that_was_never_finished_does_not_stand_in_the_way(tmp_path):
+    """A process that is killed while it marks leaves the scratch file; the next one marks the same folder."""
+    path = write(tmp_path, 0)
+    (path / f"{checkpoints.MARKER}.tmp").write_text((path / checkpoints.MARKER).read_text()[:20])
+    (path / checkpoints.MARKER).unlink()
+    assert checkpoints.newest(tmp_path, "d") is None
+    write(tmp_path, 0)
+    _, marker = checkpoints.newest(tmp_path, "d")
+    assert set(marker.files) == {checkpoints.WEIGHTS, "rank0.safetensors"}
+    assert sorted(file.name for file in path.iterdir()) == sorted([*marker.files, checkpoints.MARKER])

@@ -1,0 +1,34 @@
+"""The trainer's points on their way to the curves: what a report is answered, and the copy in each checkpoint.
+
+The buffer holds them in memory only. So the trainer sends again what a restarted buffer lacks, and the driver takes
+what no report brought from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlloop.loop.snapshot import TrainPoint
+
+POINTS = "points.json"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The buffer's answer to a report: whether to stop, and why, and the newest step whose point it has."""
+
+    stop_reason: str
+    newest_step: int
+
+
+def write_points(checkpoint: Path, points: Iterable[TrainPoint]) -> None:
+    (checkpoint / POINTS).write_text(json.dumps([asdict(point) for point in points]))
+
+
+def read_points(checkpoint: Path) -> list[TrainPoint]:
+    """Those of a checkpoint; none where it has none, as version 0."""
+    path = checkpoint / POINTS
+    return [TrainPoint(**point) for point in json.loads(path.read_text())] if path.exists() else []
