@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus soak lint types clean system bench bench-gpu
+.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus chaos soak lint types clean system bench bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench-sampling: $(STAMP)  ## batch, bfloat16, torch.compile and parts of FluxAud
 
 bench-corpus: $(STAMP)  ## memory and speed of streaming 500,000 rows into bench/results.md (ten minutes, 2 GB of disk)
 	@$(WITH_VENV) $(PY) -m bench.corpus $(ARGS)
+
+chaos: $(STAMP)  ## kills processes of the loop at random into bench/results.md (200 kills: two hours); ARGS="--kills 20 --seed 1"
+	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m bench.chaos $(ARGS)
 
 soak: $(STAMP)  ## 20,160 tickets of stand-ins through the real loop: what grows, into bench/results.md; ARGS="--minutes 15"
 	@$(WITH_VENV) $(PY) -m bench.soak $(ARGS)

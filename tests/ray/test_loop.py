@@ -35,47 +35,6 @@ def test_asynchronous_run_stays_within_the_bound(tmp_path):
     assert summary["status"] == "finished"
 
 
-def test_killed_processes_cost_time_only(reference, tmp_path):
-    """SIGKILL to a sampler, the scorer, the pump, the buffer, the store and the trainer's worker, in one run."""
-    run_dir = tmp_path / "run"
-    driver = runs.start(run_dir, SYNCHRONOUS)
-    moments = [  # (what the journal must show first, title of the victim)
-        (lambda found: runs.count(found, r.Started) >= 2, "SamplerStage"),
-        (lambda found: runs.count(found, r.Buffered) >= 3, "ScorerStage"),
-        (lambda found: runs.count(found, r.Buffered) >= 5, "ray::Buffer"),
-        (lambda found: runs.count(found, r.Published) >= 1, "RayTrainWorker"),
-        (lambda found: runs.count(found, r.Buffered) >= 10, "ray::PolicyStore"),
-        (lambda found: runs.count(found, r.Buffered) >= 12, "ray::Pump"),
-    ]
-    for condition, title in moments:
-        runs.wait_until(driver, run_dir, condition, f"the moment to kill {title}")
-        assert runs.kill_role(driver, title), f"no process {title}"
-    summary = runs.finish(driver, run_dir)
-    runs.check_exactness(run_dir, SYNCHRONOUS)
-    assert summary["status"] == "finished"
-    assert runs.selections(run_dir) == runs.selections(reference[0])
-    expected, found = final_weights(reference[0]), final_weights(run_dir)
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name])
-
-
-def test_killed_driver_resumes_with_the_same_selections_and_weights(reference, tmp_path):
-    run_dir = tmp_path / "run"
-    for kind, number in ((r.Buffered, 3), (r.Published, 1)):
-        driver = runs.start(run_dir, SYNCHRONOUS)
-        runs.wait_until(
-            driver, run_dir, lambda found, k=kind, n=number: runs.count(found, k) >= n, f"{number} {kind.__name__}"
-        )
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    runs.run(run_dir, SYNCHRONOUS)
-    runs.check_exactness(run_dir, SYNCHRONOUS)
-    assert runs.selections(run_dir) == runs.selections(reference[0])
-    expected, found = final_weights(reference[0]), final_weights(run_dir)
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name])
-
-
 def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp_path):
     """SIGINT to the process group, SIGTERM to the driver, then to the end; meanwhile nobody else may use the folder."""
     run_dir = tmp_path / "run"

@@ -1,0 +1,156 @@
+"""Kills processes of the loop at random moments, again and again, and checks that nothing but time is lost.
+
+    make chaos ARGS="--kills 200 --seed 0"        # two hours on two cores; the same command goes on where it stopped
+
+Runs of the real command with stand-in models (bench/chaos.yaml), several kills each, by turns with a Ray of their own
+and on a cluster of three nodes of which any but the driver's may be lost. A killed driver's command is repeated; for
+all else the run has to help itself. After each recovery the journal is replayed: no ticket in two selections, none
+lost, versions monotonic, staleness within its bound. At the end every point of the curves is there once, and a
+synchronous run has the weights, selections and losses of one that nobody disturbed, bit by bit. One line a kill and one
+a run go to bench/chaos.jsonl, a table of all of them into bench/results.md. A run with a violation keeps its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.chaos_checks import Results
+from bench.chaos_cluster import Machines
+from bench.chaos_killer import Orders
+from bench.chaos_report import append_lines, find_reference, read_lines, reference_line, report, run_lines
+from bench.chaos_roles import WEIGHTS
+from bench.chaos_run import PRESET, ChaosRun, Outcome
+from bench.results import RESULTS, write_section
+from rlloop.config import load
+
+log = logging.getLogger(__name__)
+SECTION = "Killed processes"
+SHARE_ON_CLUSTER = 2  # every second run
+MOST_KILLS_OF_A_RUN = 12
+
+
+@dataclass(frozen=True)
+class Settings:
+    kills: int
+    seed: int
+    folder: Path
+    lines: Path
+    out: Path
+    max_staleness: int
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"loop.max_staleness={self.max_staleness}"]
+
+    @property
+    def digest(self) -> str:
+        return load(PRESET, self.overrides).digest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Goes on until there are `--kills` kills; 1 if any violation was found."""
+    settings = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its cluster is taken down then, too
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="chaos")  # its cluster is nobody else's `auto`
+    reference = undisturbed(settings)
+    while True:
+        lines = read_lines(settings.lines)
+        done = [line for line in lines if line["kind"] == "kill" and line["seed"] == settings.seed]
+        if sum(line["max_staleness"] == settings.max_staleness for line in done) >= settings.kills:
+            break
+        one_run(settings, lines, reference)
+        write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
+    violations = [what for line in read_lines(settings.lines) for what in line.get("violations", ())]
+    print(f"{len(done)} kills, {len(violations)} violations; {settings.out}")
+    return int(bool(violations))
+
+
+def parse(arguments: Sequence[str] | None) -> Settings:
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--kills", type=int, default=200, help="of this seed and staleness, those of earlier calls counted"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides roles and moments")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/chaos"), help="of the runs, removed when all was well"
+    )
+    parser.add_argument("--lines", type=Path, default=here / "chaos.jsonl", help="the file of results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--max-staleness", type=int, default=0, help="above 0 nothing is compared bit by bit")
+    found = parser.parse_args(arguments)
+    return Settings(found.kills, found.seed, found.folder.resolve(), found.lines, found.out, found.max_staleness)
+
+
+def undisturbed(settings: Settings) -> Results | None:
+    """What the undisturbed run of these settings comes to; it is made where the file of results has none.
+
+    Raises:
+        SystemExit: something is wrong with it already.
+    """
+    if settings.max_staleness:
+        return None
+    found = find_reference(read_lines(settings.lines), settings.digest)
+    if found is not None:
+        return found
+    log.info("the undisturbed run")
+    run_dir = fresh(settings.folder / "reference")
+    outcome = ChaosRun(run_dir, Orders(settings.seed, 0, 0, {}, {}), settings.overrides).play(None)
+    if outcome.violations or outcome.results is None:
+        raise SystemExit(f"the undisturbed run is not well, nothing can be compared with it: {outcome.violations}")
+    append_lines(settings.lines, [reference_line(outcome, settings.digest)])
+    return outcome.results
+
+
+def one_run(settings: Settings, lines: list[dict], reference: Results | None) -> Outcome:
+    """The next run: as many kills as fall into it, of the roles that lack kills most."""
+    runs, kills = ([line for line in lines if line["kind"] == kind] for kind in ("run", "kill"))
+    number = len(runs)
+    on_cluster = number % SHARE_ON_CLUSTER == 1
+    weights = {role: weight for role, weight in WEIGHTS.items() if on_cluster or role != "node"}
+    counts = Counter(line["role"] for line in kills)
+    left = settings.kills - sum(line["max_staleness"] == settings.max_staleness for line in kills)
+    orders = Orders(settings.seed, len(kills), min(left, MOST_KILLS_OF_A_RUN), weights, counts)
+    topology = "three nodes" if on_cluster else "one node"
+    log.info("run %d (%s), %d kills so far", number, topology, len(kills))
+    run_dir = fresh(settings.folder / f"run{number:03d}")
+    machines = Machines() if on_cluster else None
+    try:
+        outcome = ChaosRun(run_dir, orders, settings.overrides, machines).play(reference)
+    finally:
+        if machines:
+            machines.close()
+    append_lines(
+        settings.lines,
+        run_lines(outcome, run=number, seed=settings.seed, topology=topology, max_staleness=settings.max_staleness),
+    )
+    log.info(
+        "run %d: %d kills, %d violations, %.0f s", number, len(outcome.kills), len(outcome.violations), outcome.seconds
+    )
+    if not outcome.violations:
+        fresh(run_dir)
+    return outcome
+
+
+def fresh(run_dir: Path) -> Path:
+    """The path of a run folder that is not there, with nothing of an earlier one beside it."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    for path in run_dir.parent.glob(f"{run_dir.name}.*"):
+        path.unlink()
+    return run_dir
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
