@@ -159,12 +159,15 @@ def test_a_summary_that_the_journal_has_outrun_does_not_count(run):
 
 def test_the_score_sweep_is_shown_where_it_lies_in_the_run(run):
     cell = {"mean": 0.5, "ci_low": 0.4, "ci_high": 0.6, "num_prompts": 4, "num_missing": 0}
-    points = [{"s": s, "scores": {REWARD: cell}, "distances": {"frechet_mini": {"value": 9.0, "n": 8}}} for s in (0, 1)]
+    points = [
+        {"s": s, "scores": {REWARD: cell}, "distances": {"frechet_mini": {"value": 9.0, "n": 8}}} for s in (None, 0, 1)
+    ]
     rho = {REWARD: {"rho": 1.0, "ci_low": 0.9, "ci_high": 1.0}}
     assert "rlloop sweep-score --config" in text_of(report_page([run]))
     (run / "sweep").mkdir()
     (run / "sweep" / "sweep.json").write_text(json.dumps({"points": points, "spearman": rho, "notes": ["a note"]}))
     text = text_of(report_page([run]))
+    assert f"has no place on the axis: {REWARD} +0.500." in text
     assert "Spearman of s +1.000, 95 % interval [+0.900, +1.000]" in text and "a note" in text
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from rlloop.evaluation.alarm import MIN_EVALUATIONS
 from rlloop.resources import resources
 from rlloop.views.report.markup import Html, facts, folded, lines, section, table, tag
 from rlloop.views.report.record import RunRecord, Troubles
@@ -121,7 +122,10 @@ def trouble_facts(run: RunRecord) -> list[tuple[str, Any]]:
     found = run.troubles
     scores, alarms = sum(found.missing_scores.values()), sum(len(result.alarms) for result in run.evaluations)
     return [
-        ("Ended", f"{run.status}{f': {run.reason}' if run.reason else ''}"),
+        (
+            "Ended",
+            f"{'not yet, or killed' if run.status == 'open' else run.status}{f': {run.reason}' if run.reason else ''}",
+        ),
         ("Starts", f"{run.num_starts}" if run.num_starts else "nothing was journaled"),
         ("Failed scores", f"{scores:,} of {found.num_scores:,} scores of rollouts"),
         ("Failed tickets", f"{sum(found.failed_tickets.values()):,}, {found.tickets_tried_again:,} more tried again"),
@@ -171,7 +175,9 @@ def _silent(run: RunRecord) -> str:
     judges = run.config.judges()
     if not judges:
         return "no judge was watched: every evaluated score is ranked by or trained with"
-    return f"silent over {count(len(run.evaluations), 'evaluation')}, watching {', '.join(judges)}"
+    number = len(run.evaluations)
+    too_few = f"; it needs {MIN_EVALUATIONS}" if number < MIN_EVALUATIONS else ""
+    return f"silent over {count(number, 'evaluation')}{too_few}, watching {', '.join(judges)}"
 
 
 def _reasons(title: str, reasons: Mapping[str, int], unit: str) -> list[Html]:

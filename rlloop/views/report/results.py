@@ -85,7 +85,9 @@ def score_sweep(run: RunRecord) -> Html:
         chart(_sweep_distance(asked, name)) for name in dict.fromkeys(n for row in asked for n in row["distances"])
     ]
     notes = [tag("p", note, class_="note") for note in run.sweep.get("notes", ())]
-    same = tag("p", "The same prompts and noise seeds at every s.", class_="note")
+    without = [f"{n} {score(c['mean'])}" for row in points if row["s"] is None for n, c in row["scores"].items()]
+    told = f" Without a score, which has no place on the axis: {', '.join(without)}." if without else ""
+    same = tag("p", f"The same prompts and noise seeds at every s.{told}", class_="note")
     return section(
         "sweep", "What the policy makes of its conditioning score", tag("div", *charts, class_="charts"), same, *notes
     )
