@@ -13,6 +13,7 @@ a run go to bench/chaos.jsonl, a table of all of them into bench/results.md. A r
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import shutil
@@ -43,6 +44,7 @@ MOST_KILLS_OF_A_RUN = 12
 @dataclass(frozen=True)
 class Settings:
     kills: int
+    runs: int | None
     seed: int
     folder: Path
     lines: Path
@@ -65,15 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its cluster is taken down then, too
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="chaos")  # its cluster is nobody else's `auto`
     reference = undisturbed(settings)
-    while True:
+    for _ in range(settings.runs) if settings.runs is not None else itertools.count():
         lines = read_lines(settings.lines)
         done = [line for line in lines if line["kind"] == "kill" and line["seed"] == settings.seed]
         if sum(line["max_staleness"] == settings.max_staleness for line in done) >= settings.kills:
             break
         one_run(settings, lines, reference)
         write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
-    violations = [what for line in read_lines(settings.lines) for what in line.get("violations", ())]
-    print(f"{len(done)} kills, {len(violations)} violations; {settings.out}")
+    lines = read_lines(settings.lines)
+    violations = [what for line in lines for what in line.get("violations", ())]
+    print(f"{sum(line['kind'] == 'kill' for line in lines)} kills, {len(violations)} violations; {settings.out}")
     return int(bool(violations))
 
 
@@ -83,6 +86,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--kills", type=int, default=200, help="of this seed and staleness, those of earlier calls counted"
     )
+    parser.add_argument("--runs", type=int, help="at most so many of this call; default: until the kills are there")
     parser.add_argument("--seed", type=int, default=0, help="decides roles and moments")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/chaos"), help="of the runs, removed when all was well"
@@ -91,7 +95,9 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--max-staleness", type=int, default=0, help="above 0 nothing is compared bit by bit")
     found = parser.parse_args(arguments)
-    return Settings(found.kills, found.seed, found.folder.resolve(), found.lines, found.out, found.max_staleness)
+    return Settings(
+        found.kills, found.runs, found.seed, found.folder.resolve(), found.lines, found.out, found.max_staleness
+    )
 
 
 def undisturbed(settings: Settings) -> Results | None:

@@ -68,6 +68,7 @@ def run_lines(outcome: Outcome, *, run: int, seed: int, topology: str, max_stale
             "seconds": round(outcome.seconds, 1),
             "violations": outcome.violations,
             "results": results,
+            "load": round(outcome.load, 1),
         }  # fmt: skip
     )
     return lines
@@ -107,13 +108,15 @@ def report(lines: Sequence[Line], date: str) -> str:
     commits = list(dict.fromkeys(line["commit"] for line in runs))
     violations = [(line["run"], what) for line in runs for what in line["violations"]]
     topologies = Counter(line["topology"] for line in runs)
+    loads = [line["load"] for line in runs] or [0]
     repeated = sum(line["commands"] - 1 for line in runs)
     body = [
         f"`make chaos`, {date}, {machine()}, shared; commits {', '.join(commits)}. **{len(kills)} kills** by "
         f"SIGKILL in {len(runs)} runs ({', '.join(f'{n} {name}' for name, n in sorted(topologies.items()))}; "
         f"{sum(line['max_staleness'] == 0 for line in runs)} synchronous, whose weights, selections and losses are "
         f"compared with an undisturbed run's), {sum(line['seconds'] for line in runs) / 60:.0f} minutes; commands "
-        f"repeated after a driver's death {repeated}. **Violations: {len(violations)}.**",
+        f"repeated after a driver's death {repeated}; load of the "
+        f"machine at the ends of the runs: {min(loads):.0f} to {max(loads):.0f}. **Violations: {len(violations)}.**",
         "",
         table(kills),
         "",

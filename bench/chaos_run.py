@@ -42,6 +42,7 @@ class Outcome:
     seconds: float
     commands: int
     results: Results | None
+    load: float = 0.0  # of the machine, over the last five minutes of the run
 
 
 class ChaosRun:
@@ -78,8 +79,8 @@ class ChaosRun:
             self._settle(self._look())
         finally:
             self.driver.kill()
-        seconds = time.time() - began
-        return Outcome(self.killer.kills, self.violations, seconds, self.commands, self._check(reference))
+        seconds, load = time.time() - began, os.getloadavg()[1]
+        return Outcome(self.killer.kills, self.violations, seconds, self.commands, self._check(reference), load)
 
     # ---- the command
 
