@@ -24,7 +24,8 @@ MAX_BARREN_SEGMENTS = 3
 # Ray Data looks after its tasks every 0.1 s while any of them runs, so an actor with one task at hand would idle that
 # long after each. The next ones wait at the actor instead, and its second thread unpacks them; the model's calls stay
 # one after the other (Ray Data's default). A ticket takes its version when a sampler begins it: waiting ages nothing.
-GATE_DEPTH, POOL_DEPTH, POOL_THREADS = 32, 3, 2
+# A ticket that waits at a slow sampler is one that an idle one cannot take, so there only one waits.
+GATE_DEPTH, SAMPLER_DEPTH, SCORER_DEPTH, POOL_THREADS = 32, 2, 3, 2
 COMMITS_AT_ONCE = 16  # they share the buffer's syncs
 
 
@@ -162,7 +163,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     context.execution_options.preserve_order = False
     place = (session.run_dir, session.epoch)
 
-    def pool(size: int, depth: int = POOL_DEPTH, threads: int = POOL_THREADS) -> ActorPoolStrategy:
+    def pool(size: int, depth: int, threads: int = POOL_THREADS) -> ActorPoolStrategy:
         return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=depth, max_concurrent_calls_per_actor=threads)
 
     # Not ray.data.range: each of its read tasks wants a whole CPU, which a small machine never has to spare.
@@ -184,7 +185,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
         gated = gated.map_batches(
             stage,
             batch_size=1,
-            compute=pool(sizes[name]),
+            compute=pool(sizes[name], SAMPLER_DEPTH if name == "sampler" else SCORER_DEPTH),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,
             resources=node_request(role.node),
