@@ -17,6 +17,7 @@ from pathlib import Path
 
 from actors import startup
 from actors.attach import note_address
+from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
@@ -117,13 +118,15 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     startup.shrink_to_fit(session)
     trainer = TrainerThread(session)
     trainer.start()
-    observer = Observer(session, began)
+    observer, autoscaler = Observer(session, began), Autoscaler(session)
     writer = RunWriter(session.path, session.config)
     view.phase("loading the models")
     outcome = None
     while outcome is None:
         time.sleep(TICK_S)
         outcome = _show(observer, view, writer) or _decide(session, signals, trainer, observer)
+        if outcome is None:
+            autoscaler.look(observer.report)
     session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=30)
     view.phase("checkpointing and ending")
     trainer.join(timeout=session.config.loop.wait_timeout_s)

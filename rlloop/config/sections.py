@@ -73,21 +73,22 @@ class Role(Section):
     )
 
 
-class Bounds(Section):
-    """From how many actors to how many a pool may be scaled."""
+class Autoscale(Section):
+    """From how many actors to how many a pool may be scaled, and how often that is looked at."""
 
     min: int = Field(1, ge=1)
     max: int = Field(ge=1)
+    every_s: float = Field(30.0, gt=0, description="seconds between observations; three that agree make a change")
 
     @model_validator(mode="after")
-    def _check(self) -> Bounds:
+    def _check(self) -> Autoscale:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
 
 
 class Sampler(Role):
-    autoscale: Bounds | None = Field(
+    autoscale: Autoscale | None = Field(
         None, description="{min, max}: num_actors follows the idle shares of trainer and pools; null: it stays"
     )
     clips_per_prompt: int = Field(4, ge=1, description="clips of one ticket; they are one forward batch")

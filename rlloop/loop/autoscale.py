@@ -7,9 +7,10 @@ changes, and the counts that the two sides aim at leave each other's band alone,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlloop.config.sections import Bounds
+from rlloop.config.sections import Autoscale
 
 TRAINER_WAITS = 0.15  # idle share of the trainer above which samplers are too few
 SAMPLERS_WAIT = 0.1  # idle share that the samplers keep when they are made fewer
@@ -19,7 +20,12 @@ PATIENCE = 3  # observations in a row that must agree, and that are awaited afte
 
 @dataclass(frozen=True)
 class Idle:
-    """Idle shares, 0 to 1, since the last observation: trainer, samplers together, the fullest pool of scorers."""
+    """Idle shares, 0 to 1, since the last observation.
+
+    Args:
+        trainer: how long it said that it waits for a cohort; while it checkpoints or publishes it does not.
+        samplers: of all together. scorers: of the fullest pool.
+    """
 
     trainer: float
     samplers: float
@@ -35,7 +41,24 @@ class Scaling:
     resting: int = 0
 
 
-def wanted(idle: Idle, samplers: int, bounds: Bounds) -> int:
+def samplers_idle(under_way: int, samplers: int) -> float:
+    """Share of the samplers that have no ticket at a moment: none is leased for them.
+
+    Not their busy share: that of the last minute knows of a pool that has just been started only that it loads.
+    """
+    return max(0.0, 1 - under_way / samplers)
+
+
+def scorers_idle(busy: Mapping[str, float], sizes: Mapping[str, int]) -> float:
+    """Idle share of the fullest pool of scorers.
+
+    Args:
+        busy: pool -> busy seconds a second, over all its actors; sizes: pool -> actors, the samplers among them.
+    """
+    return min(1 - min(1.0, busy.get(name, 0.0) / size) for name, size in sizes.items() if name != "sampler")
+
+
+def wanted(idle: Idle, samplers: int, bounds: Autoscale) -> int:
     """How many samplers these idle shares ask for, at most twice as many as there are.
 
     With r of them just enough, fewer leave the trainer idle for 1 - samplers/r, so r is samplers / (1 - idle); more are
@@ -51,7 +74,7 @@ def wanted(idle: Idle, samplers: int, bounds: Bounds) -> int:
     return max(bounds.min, min(bounds.max, count))
 
 
-def observe(state: Scaling, idle: Idle, samplers: int, bounds: Bounds) -> tuple[Scaling, int]:
+def observe(state: Scaling, idle: Idle, samplers: int, bounds: Autoscale) -> tuple[Scaling, int]:
     """The next state, and how many samplers there should be from now on: the same number until enough agree."""
     if state.resting:
         return Scaling(resting=state.resting - 1), samplers

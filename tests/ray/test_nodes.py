@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from rlloop.loop import records as r
 from tests.ray import runs
@@ -99,6 +101,42 @@ def test_the_doctor_looks_at_every_node(cluster, tmp_path):
     assert nodes == "4, of the types head, reward, sampler, trainer"
     assert {finding["check"] for finding in found if finding["level"] != "ok"} <= {"authentication", "disk of tmp"}
     assert not (tmp_path / "run").exists()
+
+
+def test_samplers_follow_who_waits_from_one_to_four_and_back(cluster, tmp_path):
+    """A stage in which the trainer waits for slow samplers, then one in which they wait for a slow trainer."""
+    run_dir = tmp_path / "run"
+    overrides = (
+        *(each for each in PLACED if "num_gpus=2" not in each),
+        "sampler.num_gpus=1",
+        "sampler.num_actors=1",
+        "sampler.autoscale={min: 1, max: 4, every_s: 2}",
+        "generator.options={delay_s: 0.7, step_delay_s: 0.05}",
+        "evaluation.in_between=false",
+        "stages.0.tickets=40",
+    )
+    preset = two_stages(tmp_path)
+    driver = runs.start(run_dir, *overrides, preset=preset)
+    assert runs.finish(driver, run_dir)["status"] == "finished"
+    runs.check_exactness(run_dir, *overrides, preset=preset)
+    sizes = [x.num_actors for x in runs.records(run_dir) if isinstance(x, r.Scaled)]
+    assert max(sizes) == 4 and sizes[-1] == 1, sizes
+    top = sizes.index(4)
+    assert sizes[: top + 1] == sorted(sizes[: top + 1]) and sizes[top:] == sorted(sizes[top:], reverse=True), sizes
+
+
+def two_stages(folder) -> Path:
+    """Few updates on many tickets, then many updates on few."""
+    raw = yaml.safe_load(runs.FAKE.read_text())
+    first = raw["stages"][0]
+    phase = first["phases"][0]
+    raw["stages"] = [
+        {**first, "name": "hungry", "generations": 3, "phases": [{**phase, "updates": 4}]},
+        {**first, "name": "fed", "generations": 3, "tickets": 8, "phases": [{**phase, "updates": 400}]},
+    ]
+    path = folder / "two.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
 
 
 def test_roles_land_on_their_nodes_and_a_lost_node_costs_time_only(cluster, tmp_path):

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from rlloop.config import load
-from rlloop.config.sections import Bounds
-from rlloop.loop.autoscale import PATIENCE, Idle, Scaling, observe, wanted
+from rlloop.config.sections import Autoscale
+from rlloop.loop.autoscale import PATIENCE, Idle, Scaling, observe, samplers_idle, scorers_idle, wanted
 
-TO_EIGHT = Bounds(max=8)
+TO_EIGHT = Autoscale(max=8)
 STARVED = Idle(trainer=0.6, samplers=0.02, scorers=0.7)
 IN_BALANCE = Idle(trainer=0.05, samplers=0.05, scorers=0.5)
 AT_THE_GATE = Idle(trainer=0.0, samplers=0.7, scorers=0.8)
@@ -29,7 +29,15 @@ def test_what_shares_ask_for_by_hand():
     assert wanted(Idle(0.8, 0.0, 0.75), 2, TO_EIGHT) == 4  # never more than twice as many at once
     assert wanted(Idle(0.0, 0.55, 0.9), 4, TO_EIGHT) == 2  # 4 x 0.45 = 1.8 busy, 2 of them would be idle for 0.1
     assert wanted(IN_BALANCE, 3, TO_EIGHT) == 3
-    assert wanted(STARVED, 6, TO_EIGHT) == 8 and wanted(AT_THE_GATE, 2, Bounds(min=2, max=8)) == 2
+    assert wanted(STARVED, 6, TO_EIGHT) == 8 and wanted(AT_THE_GATE, 2, Autoscale(min=2, max=8)) == 2
+
+
+def test_shares_from_gauges_by_hand():
+    """Of two pools of scorers the fuller counts: three actors at work for 0.9 s a second, and one for 0.2 s."""
+    sizes = {"sampler": 2, "scorer": 3, "scorer_text": 1}
+    assert scorers_idle({"sampler": 1.5, "scorer": 0.9, "scorer_text": 0.4}, sizes) == pytest.approx(0.6)
+    assert scorers_idle({}, sizes) == 1.0 and scorers_idle({"scorer": 3.3}, sizes) == 0.0
+    assert [samplers_idle(leased, 4) for leased in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
 
 
 def test_full_scorers_and_a_trainer_that_everybody_waits_for_want_no_samplers():
@@ -39,9 +47,9 @@ def test_full_scorers_and_a_trainer_that_everybody_waits_for_want_no_samplers():
 
 
 def test_one_to_four_and_back():
-    rises = follow([STARVED] * 9, 1, Bounds(max=4))
+    rises = follow([STARVED] * 9, 1, Autoscale(max=4))
     assert rises == [1, 1, 2, 2, 2, 2, 2, 2, 4]
-    assert follow([AT_THE_GATE] * 12, 4, Bounds(max=4)) == [4, 4, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]
+    assert follow([AT_THE_GATE] * 12, 4, Autoscale(max=4)) == [4, 4, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]
 
 
 def test_neither_a_moment_nor_a_flutter_moves_it():
@@ -58,7 +66,7 @@ def idle_of(samplers, enough, scorers, noise=0.0, draw=None):
 
 @pytest.mark.parametrize("start", [1, 3, 16])
 def test_it_comes_to_rest_at_the_smallest_number_that_feeds_the_trainer(start):
-    bounds = Bounds(max=16)
+    bounds = Autoscale(max=16)
     for tenths in range(5, 160):
         enough, state, samplers, counts = tenths / 10, Scaling(), start, []
         for _ in range(60):
