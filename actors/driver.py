@@ -24,7 +24,7 @@ from actors.session import NoAnswer, Session
 from rlloop.config import Config
 from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.result import kept_versions
-from rlloop.resources import node_request, node_types
+from rlloop.resources import node_request, node_types, show_bytes
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
 from rlloop.views.terminal import LiveView
@@ -186,7 +186,12 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
         observer.report = session.call("driver", "buffer", "report", observer.last_step)
     report, spilled, bound = observer.report, observer.storage.now.spilled or 0, session.config.limits.spill
     if spilled > bound:
-        return Outcome("failed", f"Ray has spilled {spilled} bytes to disk, limits.spill is {bound}; raise it", 1)
+        return Outcome(
+            "failed",
+            f"Ray has {show_bytes(spilled)} of objects on disk, limits.spill is {show_bytes(bound)}; raise "
+            "limits.object_store or limits.spill",
+            1,
+        )
     if report.get("fatal"):
         return Outcome("failed", report["fatal"], 1)
     if observer.evaluator_error:

@@ -1,22 +1,27 @@
 """A long run in the buffer: memory, files and restarts follow what is at work, not what was done. No Ray is started."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actors import startup
 from actors.buffer import Buffer
+from actors.driver import Signals, _decide
 from actors.session import Session
+from rlloop.commands.ledger import lines
 from rlloop.config import load
 from rlloop.data.rollouts import ScoredTicket, rollout_path
 from rlloop.loop import gate
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import FINAL, Ledger
 from rlloop.loop.plan import Plan
+from rlloop.loop.snapshot import Storage
 from rlloop.recipes.run_state import RunState, first_read_cohort
 from tests.ray.runs import FAKE, REPOSITORY
 
@@ -87,6 +92,8 @@ def test_a_restart_reads_one_part_and_knows_the_same(tmp_path):
         full.apply(record, when)
     assert [t.state for t in full.tickets] == [t.state for t in again.ledger.tickets]
     assert all(len(ticket.rollouts) == 4 and ticket.times["buffered"] for ticket in full.tickets)
+    printed = [json.loads(line) for line in lines(tmp_path / "run")]
+    assert len(printed) == 60 and all({"leased", "buffered"} < ticket["times"].keys() for ticket in printed)
     shown = again.report(0)["cohorts"]
     assert [c.generation for c in shown] == list(range(30)) and shown == buffer.report(0)["cohorts"]
 
@@ -228,3 +235,19 @@ def test_a_really_full_disk_keeps_the_last_checkpoint_and_goes_on_when_there_is_
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "No space left" in done.stdout and "WENT ON" in done.stdout
+
+
+def test_what_ray_train_kept_of_earlier_starts_goes(tmp_path):
+    (tmp_path / "ray_train" / "epoch000001").mkdir(parents=True)
+    (tmp_path / "ray_train" / "epoch000001" / "state").write_text("{}")
+    startup.remove_earlier_starts(tmp_path)
+    startup.remove_earlier_starts(tmp_path)
+    assert not list((tmp_path / "ray_train").iterdir())
+
+
+def test_more_spilled_than_its_limit_ends_the_run_with_both_numbers():
+    observer = SimpleNamespace(report={}, storage=SimpleNamespace(now=Storage(spilled=3 * 2**30)))
+    session = SimpleNamespace(config=load(FAKE, ["limits.spill=2GiB"]))
+    alive = SimpleNamespace(is_alive=lambda: True)
+    outcome = _decide(session, Signals(), alive, observer)
+    assert outcome.exit_status == 1 and "3.0 GiB" in outcome.reason and "limits.spill is 2.0 GiB" in outcome.reason
