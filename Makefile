@@ -14,7 +14,7 @@ WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help run test test-unit test-laion conformance bench-default bench-sampling bench-corpus chaos soak lint types clean system bench bench-gpu
+.PHONY: help run test test-long test-unit test-laion conformance bench-default bench-sampling bench-corpus chaos soak lint types clean system bench bench-gpu
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -22,8 +22,11 @@ help:  ## this list
 run: $(STAMP)  ## the loop; ARGS="..." goes to python -m rlloop.main
 	@$(WITH_VENV) $(PY) -m rlloop.main $(ARGS)
 
-test: $(STAMP)  ## all tests: units first, then Ray, then the whole loop; ARGS="..." goes to pytest
-	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest $(SUITES) $(ARGS)
+test: $(STAMP)  ## the tests: units first, then Ray, then the whole loop; ARGS="..." goes to pytest
+	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -m "not long" $(SUITES) $(ARGS)
+
+test-long: $(STAMP)  ## the Ray tests that take minutes each and are in no other suite: sweeps, elastic trainers
+	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/ray $(ARGS)
 
 test-unit: $(STAMP)  ## the tests that start no Ray
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit $(ARGS)

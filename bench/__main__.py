@@ -19,6 +19,7 @@ BENCHES = {
     "overlap": "asynchronous against synchronous",
     "publish": "weights to the last of four samplers against a bare put and gets",
     "selection": "commits and top-decile queries at 10^4 to 10^6 rollouts",
+    "scaling": "rlloop scale until all actors of the new size work",
     "startup": "the default run to its first clip and step; what metrics and ledger cost",
 }
 

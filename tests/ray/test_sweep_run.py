@@ -11,7 +11,7 @@ import pytest
 
 from tests.ray import runs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 SHORT = [
     "stages.0.generations=1", "stages.0.tickets=4", "stages.0.phases.0.updates=2", "stages.0.phases.0.batch_size=4",
     "stages.0.selection.min_examples=1",
