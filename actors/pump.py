@@ -151,6 +151,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
     config = session.config
+    logging.getLogger("ray.data").setLevel(logging.INFO)  # its debug lines are a kilobyte and a half a ticket, on disk
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
