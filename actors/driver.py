@@ -97,6 +97,8 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) ->
     view.phase("writing version 0")
     arrays = startup.version_zero(path, config)
     view.phase("starting Ray")
+    if config.trainer.min_workers is not None:
+        os.environ.update({key: os.environ.get(key, value) for key, value in startup.ELASTIC.items()})
     startup.start_ray(node_types(config), config.limits.object_store)
     check_cluster(path, config)
     startup.store_prompts(path, config)  # from here on nothing is refused, so nothing that was refused leaves traces

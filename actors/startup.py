@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(16 * 2**20),
     "RAY_ROTATION_BACKUP_COUNT": "2",
 }
+# A group of fewer workers is tried only when the larger one did not start in time; the group's start takes a minute.
+ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
 # Of a Ray that this process starts, without dashboard: nobody reads these, and every process pays for them each second.
 UNREAD = {"RAY_task_events_report_interval_ms": "0", "RAY_enable_metrics_collection": "0", "RAY_event_stats": "0"}
 
@@ -255,7 +257,7 @@ def start_ray(nodes: Sequence[str] = (), object_store_bytes: int | None = None) 
     paths = os.pathsep.join(
         dict.fromkeys([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     )
-    runtime_env = {"env_vars": {**ENVIRONMENT, "PYTHONPATH": paths}}
+    runtime_env = {"env_vars": {**{key: os.environ[key] for key in ENVIRONMENT}, "PYTHONPATH": paths}}
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
         return
