@@ -16,7 +16,7 @@ ELASTIC = (
     "loop.max_staleness=0", "stages.0.generations=1", "stages.0.phases.0.updates=2000",
     "generator.options={step_delay_s: 0.3}", "trainer.num_workers=2", "trainer.min_workers=1", "trainer.num_cpus=1",
     f"trainer.checkpoint_every={EVERY}", "trainer.node=trainer", "sampler.node=head", "scorer.node=head",
-    "evaluation.node=head", "evaluation.in_between=false",
+    "evaluation.node=head", "evaluation.in_between=false", "loop.stall_timeout_s=600",
 )  # fmt: skip
 
 
