@@ -1,6 +1,7 @@
 """Kills processes of the loop at random moments, again and again, and checks that nothing but time is lost.
 
     make chaos ARGS="--kills 200 --seed 0"        # two hours on two cores; the same command goes on where it stopped
+    make chaos ARGS="--kills 40 trainer.num_workers=2 trainer.num_cpus=0.25"
 
 Runs of the real command with stand-in models (bench/chaos.yaml), several kills each, by turns with a Ray of their own
 and on a cluster of three nodes of which any but the driver's may be lost. A killed driver's command is repeated; for
@@ -29,7 +30,7 @@ from pathlib import Path
 from bench.chaos_checks import Results
 from bench.chaos_cluster import Machines
 from bench.chaos_killer import Orders
-from bench.chaos_report import append_lines, find_reference, read_lines, reference_line, report, run_lines
+from bench.chaos_report import Line, append_lines, find_reference, read_lines, reference_line, report, run_lines
 from bench.chaos_roles import WEIGHTS
 from bench.chaos_run import PRESET, ChaosRun, Outcome
 from bench.results import RESULTS, write_section
@@ -49,15 +50,16 @@ class Settings:
     folder: Path
     lines: Path
     out: Path
-    max_staleness: int
+    overrides: Sequence[str]
 
     @property
-    def overrides(self) -> list[str]:
-        return [f"loop.max_staleness={self.max_staleness}"]
+    def name(self) -> str:
+        """What sets these settings apart from the preset's."""
+        return " ".join(self.overrides)
 
     @property
-    def digest(self) -> str:
-        return load(PRESET, self.overrides).digest()
+    def is_synchronous(self) -> bool:
+        return load(PRESET, list(self.overrides)).loop.max_staleness == 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,15 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its cluster is taken down then, too
-    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="chaos")  # its cluster is nobody else's `auto`
-    reference = undisturbed(settings)
-    for _ in range(settings.runs) if settings.runs is not None else itertools.count():
-        lines = read_lines(settings.lines)
-        done = [line for line in lines if line["kind"] == "kill" and line["seed"] == settings.seed]
-        if sum(line["max_staleness"] == settings.max_staleness for line in done) >= settings.kills:
-            break
-        one_run(settings, lines, reference)
-        write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
+    with tempfile.TemporaryDirectory(prefix="chaos", ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder  # its cluster is nobody else's `auto`
+        reference = undisturbed(settings)
+        for _ in range(settings.runs) if settings.runs is not None else itertools.count():
+            lines = read_lines(settings.lines)
+            if left(settings, lines) <= 0:
+                break
+            one_run(settings, lines, reference)
+            write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
     lines = read_lines(settings.lines)
     violations = [what for line in lines for what in line.get("violations", ())]
     print(f"{sum(line['kind'] == 'kill' for line in lines)} kills, {len(violations)} violations; {settings.out}")
@@ -84,7 +86,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--kills", type=int, default=200, help="of this seed and staleness, those of earlier calls counted"
+        "--kills", type=int, default=200, help="of this seed and these overrides, those of earlier calls counted"
     )
     parser.add_argument("--runs", type=int, help="at most so many of this call; default: until the kills are there")
     parser.add_argument("--seed", type=int, default=0, help="decides roles and moments")
@@ -93,11 +95,19 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     )
     parser.add_argument("--lines", type=Path, default=here / "chaos.jsonl", help="the file of results")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--max-staleness", type=int, default=0, help="above 0 nothing is compared bit by bit")
-    found = parser.parse_args(arguments)
-    return Settings(
-        found.kills, found.runs, found.seed, found.folder.resolve(), found.lines, found.out, found.max_staleness
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="of bench/chaos.yaml; with loop.max_staleness above 0 nothing is compared bit by bit",
     )
+    found = parser.parse_args(arguments)
+    return Settings(**{**vars(found), "folder": found.folder.resolve()})
+
+
+def left(settings: Settings, lines: Sequence[Line]) -> int:
+    """Kills that are still to be made."""
+    mine = (settings.seed, settings.name)
+    return settings.kills - sum(line["kind"] == "kill" and (line["seed"], line["settings"]) == mine for line in lines)
 
 
 def undisturbed(settings: Settings) -> Results | None:
@@ -106,9 +116,9 @@ def undisturbed(settings: Settings) -> Results | None:
     Raises:
         SystemExit: something is wrong with it already.
     """
-    if settings.max_staleness:
+    if not settings.is_synchronous:
         return None
-    found = find_reference(read_lines(settings.lines), settings.digest)
+    found = find_reference(read_lines(settings.lines), settings.name)
     if found is not None:
         return found
     log.info("the undisturbed run")
@@ -116,19 +126,19 @@ def undisturbed(settings: Settings) -> Results | None:
     outcome = ChaosRun(run_dir, Orders(settings.seed, 0, 0, {}, {}), settings.overrides).play(None)
     if outcome.violations or outcome.results is None:
         raise SystemExit(f"the undisturbed run is not well, nothing can be compared with it: {outcome.violations}")
-    append_lines(settings.lines, [reference_line(outcome, settings.digest)])
+    append_lines(settings.lines, [reference_line(outcome, settings.name)])
     return outcome.results
 
 
-def one_run(settings: Settings, lines: list[dict], reference: Results | None) -> Outcome:
+def one_run(settings: Settings, lines: Sequence[Line], reference: Results | None) -> Outcome:
     """The next run: as many kills as fall into it, of the roles that lack kills most."""
     runs, kills = ([line for line in lines if line["kind"] == kind] for kind in ("run", "kill"))
     number = len(runs)
     on_cluster = number % SHARE_ON_CLUSTER == 1
     weights = {role: weight for role, weight in WEIGHTS.items() if on_cluster or role != "node"}
     counts = Counter(line["role"] for line in kills)
-    left = settings.kills - sum(line["max_staleness"] == settings.max_staleness for line in kills)
-    orders = Orders(settings.seed, len(kills), min(left, MOST_KILLS_OF_A_RUN), weights, counts)
+    most = min(left(settings, lines), MOST_KILLS_OF_A_RUN)
+    orders = Orders(settings.seed, len(kills), most, weights, counts)
     topology = "three nodes" if on_cluster else "one node"
     log.info("run %d (%s), %d kills so far", number, topology, len(kills))
     run_dir = fresh(settings.folder / f"run{number:03d}")
@@ -139,8 +149,7 @@ def one_run(settings: Settings, lines: list[dict], reference: Results | None) ->
         if machines:
             machines.close()
     append_lines(
-        settings.lines,
-        run_lines(outcome, run=number, seed=settings.seed, topology=topology, max_staleness=settings.max_staleness),
+        settings.lines, run_lines(outcome, run=number, seed=settings.seed, topology=topology, settings=settings.name)
     )
     log.info(
         "run %d: %d kills, %d violations, %.0f s", number, len(outcome.kills), len(outcome.violations), outcome.seconds

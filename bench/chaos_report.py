@@ -32,22 +32,22 @@ def append_lines(path: Path, lines: Sequence[Line]) -> None:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def reference_line(outcome: Outcome, digest: str) -> Line:
+def reference_line(outcome: Outcome, settings: str) -> Line:
     return {
-        "kind": "reference", "config": digest, "commit": commit(), "seconds": round(outcome.seconds, 1),
+        "kind": "reference", "settings": settings, "commit": commit(), "seconds": round(outcome.seconds, 1),
         "violations": outcome.violations, "results": asdict(outcome.results) if outcome.results else None,
     }  # fmt: skip
 
 
-def find_reference(lines: Sequence[Line], digest: str) -> Results | None:
-    """What the undisturbed run of a configuration came to."""
-    found = [line["results"] for line in lines if line["kind"] == "reference" and line["config"] == digest]
+def find_reference(lines: Sequence[Line], settings: str) -> Results | None:
+    """What the undisturbed run of these settings came to."""
+    found = [line["results"] for line in lines if line["kind"] == "reference" and line["settings"] == settings]
     return Results(**found[-1]) if found and found[-1] else None
 
 
-def run_lines(outcome: Outcome, *, run: int, seed: int, topology: str, max_staleness: int) -> list[Line]:
+def run_lines(outcome: Outcome, *, run: int, seed: int, topology: str, settings: str) -> list[Line]:
     """One line a kill and one for their run."""
-    common = {"run": run, "seed": seed, "topology": topology, "max_staleness": max_staleness, "commit": commit()}
+    common = {"run": run, "seed": seed, "topology": topology, "settings": settings, "commit": commit()}
     alone = {kill.number for kill in outcome.kills if is_alone(kill, outcome.kills)}
     lines: list[Line] = [
         {
@@ -102,23 +102,15 @@ def _cpuinfo() -> list[str]:
 
 
 def report(lines: Sequence[Line], date: str) -> str:
-    """The section's body: what was killed, what was wrong, and how long recovery took."""
-    kills = [line for line in lines if line["kind"] == "kill"]
+    """The section's body: what was killed, what was wrong, and how long recovery took; a part for each settings."""
     runs = [line for line in lines if line["kind"] == "run"]
-    commits = list(dict.fromkeys(line["commit"] for line in runs))
     violations = [(line["run"], what) for line in runs for what in line["violations"]]
-    topologies = Counter(line["topology"] for line in runs)
-    loads = [line["load"] for line in runs] or [0]
-    repeated = sum(line["commands"] - 1 for line in runs)
     body = [
-        f"`make chaos`, {date}, {machine()}, shared; commits {', '.join(commits)}. **{len(kills)} kills** by "
-        f"SIGKILL in {len(runs)} runs ({', '.join(f'{n} {name}' for name, n in sorted(topologies.items()))}; "
-        f"{sum(line['max_staleness'] == 0 for line in runs)} synchronous, whose weights, selections and losses are "
-        f"compared with an undisturbed run's), {sum(line['seconds'] for line in runs) / 60:.0f} minutes; commands "
-        f"repeated after a driver's death {repeated}; load of the "
-        f"machine at the ends of the runs: {min(loads):.0f} to {max(loads):.0f}. **Violations: {len(violations)}.**",
-        "",
-        table(kills),
+        f"`make chaos`, {date}, {machine()}, shared. Commits: {', '.join(dict.fromkeys(r['commit'] for r in runs))}."
+    ]
+    for settings in dict.fromkeys(line["settings"] for line in runs):
+        body += ["", *_part(settings, [line for line in lines if line.get("settings") == settings])]
+    body += [
         "",
         "Seconds from the kill until work was done again. *Alone*: nothing else was down meanwhile; the first three "
         "are of these, *with others* are the rest. A kill after which a role had no more work has no recovery.",
@@ -127,6 +119,23 @@ def report(lines: Sequence[Line], date: str) -> str:
     ]
     body += ["", "Violations:", *(f"- run {run}: {what}" for run, what in violations)] if violations else []
     return "\n".join(body)
+
+
+def _part(settings: str, lines: Sequence[Line]) -> list[str]:
+    kills, runs = ([line for line in lines if line["kind"] == kind] for kind in ("kill", "run"))
+    topologies = Counter(line["topology"] for line in runs)
+    loads = [line["load"] for line in runs]
+    compared = any(line["kind"] == "reference" for line in lines)
+    return [
+        f"**{len(kills)} kills** by SIGKILL" + (f" with `{settings}`" if settings else "")
+        + f" in {len(runs)} runs ({', '.join(f'{n} on {name}' for name, n in sorted(topologies.items()))}), "
+        f"{sum(line['seconds'] for line in runs) / 60:.0f} minutes, load {min(loads):.0f} to {max(loads):.0f}; "
+        f"{sum(line['commands'] - 1 for line in runs)} commands repeated. "
+        + ("Weights, selections and losses compared with an undisturbed run's, bit by bit. " if compared else "")
+        + f"**Violations: {sum(len(line['violations']) for line in runs)}.**",
+        "",
+        table(kills),
+    ]  # fmt: skip
 
 
 def table(kills: Sequence[Line]) -> str:

@@ -132,14 +132,15 @@ def test_only_what_nothing_else_disturbed_counts_as_alone():
 def test_the_file_of_results_comes_back_as_a_table(tmp_path):
     kills = [kill("pump", 10.0, number=0, recovered=20.0), kill("pump", 30.0, number=1, recovered=34.0)]
     outcome = Outcome([*kills, kill("node", 40.0, number=2)], ["something was lost"], 60.0, 2, Results(1, "a", "b"))
-    append_lines(tmp_path / "lines", [{"kind": "reference", "config": "d", "results": {
+    append_lines(tmp_path / "lines", [{"kind": "reference", "settings": "d", "results": {
         "weights": 1, "selections": "a", "losses": "b"}}])  # fmt: skip
-    append_lines(tmp_path / "lines", run_lines(outcome, run=0, seed=0, topology="one node", max_staleness=0))
+    append_lines(tmp_path / "lines", run_lines(outcome, run=0, seed=0, topology="one node", settings="d"))
     lines = read_lines(tmp_path / "lines")
     assert find_reference(lines, "d") == Results(1, "a", "b") and find_reference(lines, "e") is None
     assert "| pump | 2 | 2 | 7.0 | 9.4 | 10.0 | 0 |  |  |" in table([line for line in lines if line["kind"] == "kill"])
     text = report(lines, "2026-01-01")
-    assert "**3 kills**" in text and "**Violations: 1.**" in text and "run 0: something was lost" in text
+    assert "**3 kills** by SIGKILL with `d` in 1 runs (1 on one node)" in text and "bit by bit" in text
+    assert "**Violations: 1.**" in text and "run 0: something was lost" in text
     assert json.loads((tmp_path / "lines").read_text().splitlines()[-1])["commands"] == 2
 
 
