@@ -22,7 +22,7 @@ from typing import Any
 from actors.session import Session
 from rlloop.algorithms.base import load_algorithm
 from rlloop.data.rollouts import ScoredTicket, rollout_path, write_rollouts
-from rlloop.loop import gate
+from rlloop.loop import gate, stacks
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
@@ -74,14 +74,19 @@ class Buffer:
         self.config = session.config
         self._turn = threading.RLock()
         self._committing: set[int] = set()
+        stacks.register(session.path, "buffer")
         self._lock = lock_journal(session.path, self.config.loop.wait_timeout_s)
         self.journal = Journal(session.path / "journal" / "journal.log")
         self.state = RunState(self.config, session.plan)
         snapshot, records = self.journal.restore()
         if snapshot is not None:
             self.state.load(snapshot)
-        for record, when in records:
-            self.state.fold(record, when)
+        try:
+            for record, when in records:
+                self.state.fold(record, when)
+        except (AssertionError, IndexError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise ValueError(f"{self.journal.path}: a record contradicts those before it: {said}") from None
         self.compact_at = self.config.limits.journal_tail
         self.files = RolloutFiles(session.path, self.config, session.plan)
         self.files.prune(self.ledger)
@@ -98,7 +103,7 @@ class Buffer:
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
         self.messages: deque[str] = deque(maxlen=50)
-        self.last_progress = time.time()
+        self.last_progress = 0.0  # of this process: a buffer that dies again and again makes none
         if self.ledger.epoch < session.epoch:
             self._do(r.EpochBegan(session.epoch))
         self._close_cohorts()
@@ -323,6 +328,11 @@ class Buffer:
     # ---- the driver's side
 
     @in_turn
+    def note(self, text: str) -> None:
+        """A line for the run's messages, said once."""
+        if text not in self.messages:
+            self.messages.append(text)
+
     def stop(self, reason: str) -> None:
         """Ends the gate and answers the trainer with stop; not journaled: a restarted driver goes on."""
         self.stop_reason = self.stop_reason or reason
@@ -446,7 +456,7 @@ class Buffer:
 
 def newer_epoch(run_dir: Path) -> int:
     """The highest epoch that a driver has taken in this run directory; 0 when none has."""
-    epochs = [int(p.name) for p in (run_dir / "epochs").glob("[0-9]*")]
+    epochs = [int(p.name) for p in (run_dir / "epochs").glob("[0-9]*") if p.name.isdecimal()]
     return max(epochs, default=0)
 
 

@@ -57,7 +57,11 @@ class Checkpointer:
         from actors.engine import build_engine
         from rlloop.recipes.sampler import load_arrays
 
-        found = checkpoints.newest(self.session.path, self.digest) if self.ranks.is_first else None
+        found = (
+            checkpoints.newest(self.session.path, self.digest, refused=self.session.note)
+            if self.ranks.is_first
+            else None
+        )
         path, marker = self.ranks.broadcast(found)
         self.set_variant(marker.version)
         load_arrays(self.generator.network, checkpoints.read_weights(path))

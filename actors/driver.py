@@ -7,6 +7,7 @@ without a deadline.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -15,15 +16,18 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actors import startup
+from actors import startup, watchdog
 from actors.attach import note_address
 from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
+from actors.deadline import hard_deadline
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
 from rlloop.config import Config
+from rlloop.loop import stacks
 from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.result import kept_versions
+from rlloop.recipes.damaged import set_aside_results
 from rlloop.resources import node_request, node_types, show_bytes
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
@@ -31,6 +35,7 @@ from rlloop.views.terminal import LiveView
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0
+STOP_S, STALLED_S, SHUTDOWN_S = 30.0, 20.0, 120.0
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 ALARM_STATUS = 3  # the run ended itself, neither by a fault nor by a signal
 
@@ -42,6 +47,7 @@ class Outcome:
     status: str = "finished"
     reason: str = ""
     exit_status: int = 0
+    patience_s: float = math.inf  # for the trainer's last checkpoint; who hangs writes none
 
 
 @dataclass
@@ -74,9 +80,10 @@ def run(config: Config, run_dir: str) -> int:
         corpus = startup.find_corpus(path, config)  # may make one, for minutes: until here Ctrl-C ends at once
         signals.install()
         with LiveView(config) as view:
-            session = _prepare(path, config, corpus, view)
+            notes: list[str] = []
+            session = _prepare(path, config, corpus, view, notes)
             signals.install()  # again: ray.init has put its own SIGTERM handler there
-            outcome, snapshot = _drive(session, view, signals, began)
+            outcome, snapshot = _drive(session, view, signals, began, notes)
         summary = build_summary(config, snapshot, kept_versions(path), status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
@@ -92,10 +99,13 @@ def run(config: Config, run_dir: str) -> int:
         lock.close()
 
 
-def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) -> Session:
-    """Everything before the actors: version 0, Ray and whether it has what is wanted, the run's files, the epoch."""
+def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView, notes: list[str]) -> Session:
+    """Everything before the actors: version 0, Ray and whether it has what is wanted, the run's files, the epoch.
+
+    `notes` takes a line for each file of an earlier start that is refused.
+    """
     view.phase("writing version 0")
-    arrays = startup.version_zero(path, config)
+    arrays = startup.version_zero(path, config, notes.append)
     view.phase("starting Ray")
     if config.trainer.min_workers is not None:
         os.environ.update({key: os.environ.get(key, value) for key, value in startup.ELASTIC.items()})
@@ -107,20 +117,22 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView) ->
     startup.store_config(path, config)
     startup.remove_earlier_starts(path)
     session = Session(str(path), startup.take_epoch(path))
+    notes += set_aside_results(path)
     startup.record_environment(session.path, session.epoch)
     note_address(session)
     return session
 
 
-def _drive(session: Session, view: LiveView, signals: Signals, began: float):
+def _drive(session: Session, view: LiveView, signals: Signals, began: float, notes: list[str]):
     """Starts everything and watches it to its end; returns (outcome, last snapshot)."""
     startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
     view.phase("starting the actors")
+    stacks.register(session.path, "driver")
     start_actors(session)
     startup.shrink_to_fit(session)
     trainer = TrainerThread(session)
     trainer.start()
-    observer, autoscaler = Observer(session, began), Autoscaler(session)
+    observer, autoscaler = Observer(session, began, notes), Autoscaler(session)
     writer = RunWriter(session.path, session.config)
     view.phase("loading the models")
     outcome = None
@@ -129,9 +141,9 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
         outcome = _show(observer, view, writer) or _decide(session, signals, trainer, observer)
         if outcome is None:
             autoscaler.look(observer.report)
-    session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=30)
+    _stop(session, outcome)
     view.phase("checkpointing and ending")
-    trainer.join(timeout=session.config.loop.wait_timeout_s)
+    trainer.join(timeout=min(outcome.patience_s, session.config.loop.wait_timeout_s))
     observer.read_stored_points()
     while outcome.status == "finished" and not observer.has_all_evaluations:
         time.sleep(TICK_S)
@@ -142,6 +154,14 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float):
     writer.close()
     observer.storage.close()
     return outcome, observer.snapshot()
+
+
+def _stop(session: Session, outcome: Outcome) -> None:
+    """Tells gate and trainer. A buffer that does not answer is no reason to say something else than the outcome."""
+    try:
+        session.call("driver", "buffer", "stop", outcome.reason or "the plan is done", timeout_s=STOP_S)
+    except NoAnswer as error:
+        log.warning("%s", error)
 
 
 def _show(observer: Observer, view: LiveView, writer: RunWriter) -> Outcome | None:
@@ -161,11 +181,8 @@ def _decide_last(session: Session, signals: Signals, observer: Observer) -> Outc
         return _interrupted(signals)
     if observer.evaluator_error:
         return Outcome("failed", observer.evaluator_error, 1)
-    quiet = time.time() - observer.last_progress
-    if quiet > session.config.loop.stall_timeout_s:
-        missing = observer.evaluator.get("missing")
-        return Outcome("failed", f"driver waits for the evaluation of versions {missing} since {quiet:.0f} s", 1)
-    return None
+    missing = observer.evaluator.get("missing")
+    return _stalled(session, observer, f"the driver waits for the evaluation of versions {missing}, nothing of it came")
 
 
 def _interrupted(signals: Signals) -> Outcome:
@@ -209,10 +226,18 @@ def _decide(session: Session, signals: Signals, trainer: TrainerThread, observer
         return Outcome("failed", report["stop_reason"], 1)
     if raised := _alarmed(session, observer):
         return raised
-    quiet = time.time() - observer.last_progress
-    if quiet > session.config.loop.stall_timeout_s:
-        return Outcome("failed", f"neither a commit nor a step since {quiet:.0f} s; {observer.whereabouts()}", 1)
-    return None
+    return _stalled(session, observer, "neither a commit nor a step")
+
+
+def _stalled(session: Session, observer: Observer, what: str) -> Outcome | None:
+    """The watchdog: the deadline of every wait inside Ray that has none, such as fit() or a pool that cannot start."""
+    loop, since = session.config.loop, observer.last_progress
+    key = "stall_timeout_s" if since else "start_timeout_s"
+    quiet = time.time() - (since or observer.started_at)
+    if quiet <= (limit := getattr(loop, key)):
+        return None
+    why = f"{what} since {quiet:.0f} s (loop.{key} is {limit:g}){observer.silent()}"
+    return Outcome("failed", watchdog.ring(session, why, observer.report, observer.last_step_at), 1, STALLED_S)
 
 
 def start_actors(session: Session) -> None:
@@ -318,7 +343,7 @@ class TrainerThread(threading.Thread):
         TorchTrainer(
             train_worker,
             train_loop_config={"run_dir": session.run_dir, "epoch": session.epoch},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=collective_timeout_s(session)),
             scaling_config=ScalingConfig(
                 num_workers=settings.num_workers if least is None else (least, settings.num_workers),
                 use_gpu=use_gpu,
@@ -332,9 +357,16 @@ class TrainerThread(threading.Thread):
         ).fit()
 
 
+def collective_timeout_s(session: Session) -> int:
+    """Deadline of every collective among the trainer's workers: after the watchdog's, which shows who hangs where."""
+    loop = session.config.loop
+    return math.ceil(max(loop.stall_timeout_s, loop.start_timeout_s) + loop.wait_timeout_s)
+
+
 def _shutdown() -> None:
     import ray
 
     _HANDLES.clear()
     if ray.is_initialized():
-        ray.shutdown()
+        with hard_deadline(SHUTDOWN_S, "the driver waits for Ray to end"):
+            ray.shutdown()

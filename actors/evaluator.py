@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from actors.session import Session
 from actors.store import fetch_arrays
+from rlloop.loop import stacks
 from rlloop.loop.snapshot import MomentClip
 from rlloop.recipes.evaluations import stored_results
 from rlloop.recipes.kept_clips import best_version, keep_versions, remove_old_clips
@@ -27,6 +28,7 @@ class Evaluator:
 
     def __init__(self, session: Session) -> None:
         self.session, self.config = session, session.config
+        stacks.register(session.path, "evaluator")
         self.state, self.error = "loading", ""
         self.extremes: tuple | None = None
         self.clips: dict[str, MomentClip] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +16,23 @@ from rlloop.loop.points import read_points
 from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot, TrainPoint
 
 GET_TIMEOUT_S = 5.0
+SILENT_S = 30.0
 
 
 class Observer:
     """Polls buffer, store and evaluator; keeps the last answer of each when one is restarting."""
 
-    def __init__(self, session: Session, started_at: float) -> None:
-        self.session, self.started_at = session, started_at
+    def __init__(self, session: Session, started_at: float, notes: Sequence[str] = ()) -> None:
+        self.session, self.started_at, self.notes = session, started_at, notes
         self.report: dict[str, Any] = {}
         self.evaluator: dict[str, Any] = {}
         self.store: dict[str, Any] = {}
         self.results: list[EvaluationResult] | None = None  # of the evaluator's process, in the order of their end
         self.storage = StorageWatch(session.path)
-        self.last_step = 0
         self.stored: list[TrainPoint] = []
+        self.last_step, self.last_step_at = 0, started_at
+        self.answered_at: dict[str, float] = {}
+        self.progressed_at = 0.0
         self.pending: dict[str, Any] = {}
         self.restarts: dict[str, int] = {}
         self.pids: dict[str, int] = {}
@@ -39,14 +43,14 @@ class Observer:
 
     @property
     def last_progress(self) -> float:
-        return max(self.report.get("last_progress", 0.0), self.started_at)
+        """Unix seconds of the last commit, step or held-out clip in this start; 0.0 before the first."""
+        return self.progressed_at
 
-    def whereabouts(self) -> str:
-        """Who was doing what when nothing came any more."""
-        return (
-            f"trainer: {self.report.get('trainer_state', 'unknown')}; "
-            f"evaluator: {self.evaluator.get('state', 'unknown')}; tickets: {self.report.get('tickets', {})}"
-        )
+    def silent(self) -> str:
+        """Whom the driver waits for itself, '' when all answer."""
+        now = time.time()
+        waited = {name: now - self.answered_at.get(name, self.started_at) for name in ("buffer", "store", "evaluator")}
+        return "".join(f"; the driver waits for {n}.status since {s:.0f} s" for n, s in waited.items() if s > SILENT_S)
 
     def snapshot(self) -> Snapshot:
         """One picture of the run; parts that do not answer in time show their last known state."""
@@ -56,7 +60,8 @@ class Observer:
         self._refresh("pump", "status")
         found = {p.step: p for p in (*self.stored, *self.report.get("points", ()))}
         points = [found[step] for step in sorted(found) if step > self.last_step]
-        self.last_step = max((p.step for p in points), default=self.last_step)
+        if points:
+            self.last_step, self.last_step_at = max(p.step for p in points), time.time()
         return self._compose(points)
 
     def read_stored_points(self) -> None:
@@ -80,6 +85,10 @@ class Observer:
             return self._stored_results()
         return sorted(self.results, key=lambda result: result.version)
 
+    def _messages(self) -> tuple[str, ...]:
+        said = (*self.notes, *self.report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms))
+        return tuple(dict.fromkeys(said))
+
     def _refresh(self, name: str, method: str, *args: Any) -> None:
         """Takes an answer if there is one; asks again otherwise. A dead or busy actor leaves the last answer."""
         try:
@@ -87,14 +96,16 @@ class Observer:
             if not ray.wait([future], timeout=GET_TIMEOUT_S)[0]:
                 self.pending[name] = future
                 return
-            answer = ray.get(future)
+            answer = ray.get(future, timeout=GET_TIMEOUT_S)
         except (ray.exceptions.RayError, ValueError):
             return
+        self.answered_at[name] = time.time()
         self._count_restart(name, answer["pid"])
         if name == "store":
             self.store = answer
         elif name == "buffer":
             self.report = answer
+            self.progressed_at = max(self.progressed_at, answer["last_progress"])
         elif name == "evaluator":
             self.evaluator = answer
             self.results = [*(self.results or [])[: answer["first"]], *answer["results"]]
@@ -137,7 +148,7 @@ class Observer:
             evaluations=tuple(self._results()),
             weight_sync_seconds=self.store.get("sync", {}),
             clips=clips,
-            messages=(*report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms)),
+            messages=self._messages(),
             eta_seconds=self._eta(report),
             storage=replace(
                 self.storage.now, rollouts=report.get("rollout_bytes"), clips=self.evaluator.get("clip_bytes")

@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.session import Session
 from actors.store import fetch_arrays
-from rlloop.loop import gate
+from rlloop.loop import gate, stacks
 from rlloop.loop.plan import clip_seeds, prompt_index
 from rlloop.recipes.build import load_target
 
@@ -33,6 +33,7 @@ class Gate:
 
     def __init__(self, run_dir: str, epoch: int, segment: int) -> None:
         self.session, self.segment, self.ended = Session(run_dir, epoch), segment, False
+        stacks.register(self.session.path, "gate")
 
     def __call__(self, slots: Rows) -> Rows:
         slot = int(slots["id"][0])
@@ -51,6 +52,7 @@ class SamplerStage:
 
     def __init__(self, run_dir: str, epoch: int) -> None:
         self.session = Session(run_dir, epoch)
+        stacks.register(self.session.path, "sampler")
         self.config = self.session.config
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.prompts = self.session.prompts["train"]
@@ -105,6 +107,7 @@ class ScorerStage:
 
     def __init__(self, run_dir: str, epoch: int, role: str, is_last: bool) -> None:
         self.session, self.role, self.is_last = Session(run_dir, epoch), role, is_last
+        stacks.register(self.session.path, role)
         config = self.session.config
         self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         pool = config.scorer.all_pools[role]

@@ -17,6 +17,7 @@ import numpy as np
 from actors.pools import Gate, SamplerStage, ScorerStage
 from actors.session import Session
 from rlloop.data.rollouts import ScoredTicket
+from rlloop.loop import stacks
 from rlloop.resources import node_request
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Pump:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        stacks.register(session.path, "pump")
         self.state, self.segment = "idle", 0
         self.thread = threading.Thread(target=self._guarded, name="pump", daemon=True)
         self.thread.start()

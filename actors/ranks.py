@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +24,37 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @contextmanager
+    def _waiting(self, whom: str) -> Iterator[None]:
+        """Names who waited when a collective fails or meets the deadline of the process group."""
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:  # gloo's and NCCL's are
+            text = " ".join(str(error).split())[:200]
+            waited = f"trainer rank {self.rank} waits for {whom} since {time.monotonic() - began:.0f} s"
+            raise RuntimeError(f"{waited}: {text}") from error
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""
         box = [value]
         if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
+            with self._waiting("rank 0"):
+                dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            with self._waiting("all ranks at a barrier"):
+                dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value on every rank."""
         values = [value]
         if self.world > 1:
             values = [None] * self.world
-            dist.all_gather_object(values, value)
+            with self._waiting("every rank's answer"):
+                dist.all_gather_object(values, value)
         return values
 
     def first_of(self, problem: str) -> str:
@@ -50,5 +67,6 @@ class Ranks:
             return {}
         stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.world > 1:
-            dist.all_reduce(stacked)
+            with self._waiting("every rank's means"):
+                dist.all_reduce(stacked)
         return dict(zip(values, (stacked / self.world).tolist(), strict=True))

@@ -6,6 +6,7 @@ A session is two small values, so an actor that Ray restarts needs nothing from 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from rlloop.config import Config, Sampling
 from rlloop.loop.plan import Plan
 
+log = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 PROMPTS_FILE = "prompts.json"
 CORPUS_FILE = "corpus.json"
@@ -93,6 +95,11 @@ class Session:
             getattr(self.actor(name), method).remote(*args)
         except ValueError:  # not there now; the next report makes up for it
             return
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches the run: on its terminal, and in this process's log."""
+        log.warning("%s", text)
+        self.tell("buffer", "note", text)
 
     def call(self, who: str, name: str, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Calls a control actor and returns its answer; retries while it restarts. For idempotent methods only.

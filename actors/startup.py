@@ -8,18 +8,23 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.deadline import hard_deadline
 from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, Session, namespace_of
 from rlloop.config import Config
 from rlloop.loop import checkpoints
+from rlloop.loop.files import as_kind, read_as, read_json
+from rlloop.loop.joining import AUTH_MODE, has_token, joins_cluster, token_path
 
 log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
+JOIN_S = 300.0
 ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short on a busy small machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -40,6 +45,15 @@ ENVIRONMENT = {
 ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
 # Of a Ray that this process starts, without dashboard: nobody reads these, and every process pays for them each second.
 UNREAD = {"RAY_task_events_report_interval_ms": "0", "RAY_enable_metrics_collection": "0", "RAY_event_stats": "0"}
+
+
+@dataclass(frozen=True)
+class CorpusNote:
+    """Which corpus a run began with."""
+
+    path: str
+    identity: str
+    rows: int
 
 
 def lock_run_dir(run_dir: Path):
@@ -74,7 +88,7 @@ def refuse_other_config(run_dir: Path, config: Config) -> None:
     path = run_dir / CONFIG_FILE
     if path.exists():
         try:
-            found = Config.model_validate(json.loads(path.read_text()))
+            found = Config.model_validate(read_json(path))
         except ValueError as error:
             raise ValueError(f"{path}: is no configuration of this project ({str(error).splitlines()[0]})") from None
         if found.digest() != config.digest():
@@ -103,7 +117,7 @@ def store_prompts(run_dir: Path, config: Config) -> None:
     if not path.exists():
         _write_json(path, prompts)
         return
-    kept = json.loads(path.read_text())
+    kept = read_as(dict[str, list[str]], path)
     for split, found in prompts.items():
         if kept.get(split) != found:
             raise ValueError(
@@ -129,10 +143,10 @@ def find_corpus(run_dir: Path, config: Config) -> dict[str, Any] | None:
     identity = f"{checkpoints.file_checksum(corpus.table):08x}"
     found = {"path": str(folder.resolve()), "identity": identity, "rows": len(corpus)}
     path = run_dir / CORPUS_FILE
-    kept = json.loads(path.read_text()) if path.exists() else found
-    if (kept["identity"], kept["rows"]) != (identity, len(corpus)):
+    kept = as_kind(CorpusNote, read_json(path), str(path)) if path.exists() else CorpusNote(**found)
+    if (kept.identity, kept.rows) != (identity, len(corpus)):
         raise ValueError(
-            f"corpus {folder} with {len(corpus)} rows is another than the one of {kept['rows']} rows that {run_dir} "
+            f"corpus {folder} with {len(corpus)} rows is another than the one of {kept.rows} rows that {run_dir} "
             "began with; give that one, or choose another run_dir=PATH"
         )
     return found
@@ -201,12 +215,14 @@ def take_epoch(run_dir: Path) -> int:
     """The next epoch of this run directory, marked by a file that only one driver can create."""
     folder = run_dir / "epochs"
     folder.mkdir(exist_ok=True)
-    epoch = max((int(p.name) for p in folder.glob("[0-9]*")), default=0) + 1
+    epoch = max((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal()), default=0) + 1
     (folder / f"{epoch:06d}").touch(exist_ok=False)
     return epoch
 
 
-def version_zero(run_dir: Path, config: Config) -> dict[str, np.ndarray] | None:
+def version_zero(
+    run_dir: Path, config: Config, refused: Callable[[str], None] = log.warning
+) -> dict[str, np.ndarray] | None:
     """The weights that a run begins with; None where it has begun. Writes nothing.
 
     Raises:
@@ -216,7 +232,7 @@ def version_zero(run_dir: Path, config: Config) -> dict[str, np.ndarray] | None:
     from rlloop.recipes.build import build_generator
     from rlloop.recipes.sampler import network_arrays
 
-    if checkpoints.newest(run_dir, config.digest(), generations_only=True):
+    if checkpoints.newest(run_dir, config.digest(), generations_only=True, refused=refused):
         return None
     marked = sorted((run_dir / "checkpoints").glob(f"v*-s000000/{checkpoints.MARKER}"))
     if marked:
@@ -254,13 +270,12 @@ def start_ray(nodes: Sequence[str] = (), object_store_bytes: int | None = None) 
     os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
     verbose = bool(os.environ.get("RLLOOP_VERBOSE"))
     common = {"log_to_driver": verbose, "logging_level": "warning", "configure_logging": True}
-    paths = os.pathsep.join(
-        dict.fromkeys([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    )
-    runtime_env = {"env_vars": {**{key: os.environ[key] for key in ENVIRONMENT}, "PYTHONPATH": paths}}
+    common["runtime_env"] = {"env_vars": worker_environment(os.environ)}
     if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), runtime_env=runtime_env, **common)
+        _join(os.environ.get("RAY_ADDRESS", "auto"), common)
         return
+    token = token_path(os.environ)
+    makes_token = not token.exists()
     os.environ.update({key: os.environ.get(key, value) for key, value in UNREAD.items()})
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -269,17 +284,54 @@ def start_ray(nodes: Sequence[str] = (), object_store_bytes: int | None = None) 
                 num_cpus=machine_cpus(),
                 resources=dict.fromkeys(nodes, 1.0),
                 include_dashboard=False,
-                runtime_env=runtime_env,
                 object_store_memory=object_store_bytes,
                 **common,
             )
+            if makes_token and token.exists():
+                token.chmod(0o600)  # Ray leaves it to be read by everybody
             return
+        except OSError as error:
+            raise ValueError(
+                f"Ray cannot keep its token in {token}: {error.strerror or error}; set RAY_AUTH_TOKEN_PATH"
+            ) from None
         except Exception as error:  # a plain Exception when its processes are not up within 30 s
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
             log.warning("Ray was not up within 30 s on this busy machine, attempt %d of %d", attempt, START_ATTEMPTS)
     raise TimeoutError(f"driver waits for Ray to start: not up within 30 s in {START_ATTEMPTS} attempts; free some CPU")
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """All that the job says of its workers' environment: the settings of `ENVIRONMENT`, and where our packages lie.
+
+    It is stored and shown by Ray, so no token may be in it.
+    """
+    here = str(Path(__file__).resolve().parent.parent)
+    paths = dict.fromkeys([here, *filter(None, [environment.get("PYTHONPATH")])])
+    own = {} if joins_cluster(environment) else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    ours = {key: environment.get(key, value) for key, value in ENVIRONMENT.items()}
+    return {**ours, **own, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _join(address: str, common: dict[str, Any]) -> None:
+    """Joins a cluster that is up.
+
+    Raises:
+        ValueError: it is not reached, or wants another token; one line.
+    """
+    import ray
+
+    try:
+        with hard_deadline(JOIN_S, f"the driver waits for the cluster at {address}"):
+            ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        mode, has = os.environ.get(AUTH_MODE, "not set"), "a" if has_token(os.environ) else "no"
+        said = " ".join(str(error).split()).partition(". ")[0][:200]
+        raise ValueError(
+            f"cannot join the cluster at {address}: {said}; is it up? {AUTH_MODE} is {mode}, {has} token is here: "
+            "set RAY_AUTH_TOKEN_PATH to the cluster's, and RAY_AUTH_MODE=token"
+        ) from None
 
 
 def record_environment(run_dir: Path, epoch: int) -> None:

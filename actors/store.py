@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from actors.session import Session
-from rlloop.loop import checkpoints
+from actors.session import NoAnswer, Session
+from rlloop.loop import checkpoints, stacks
 
 KEPT_GAUGES = 64  # versions whose way to the samplers is shown
 
@@ -32,10 +32,12 @@ class PolicyStore:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        stacks.register(session.path, "store")
         self.kept: dict[int, PolicyRef] = {}
         self.published_at: dict[int, float] = {}
         self.loaded_at: dict[int, dict[str, float]] = {}
-        found = checkpoints.newest(session.path, session.config.digest(), generations_only=True)
+        digest = session.config.digest()
+        found = checkpoints.newest(session.path, digest, generations_only=True, refused=session.note)
         if found is None:
             raise ValueError(
                 f"{session.run_dir}: holds no valid checkpoint of a version; version 0 is written at start"
@@ -126,5 +128,9 @@ def fetch_arrays(session: Session, who: str, version: int | None) -> tuple[int, 
                 return ref.version, arrays
         except ray.exceptions.ObjectLostError:  # includes OwnerDiedError: the store was restarted meanwhile
             pass
+        except ray.exceptions.GetTimeoutError:
+            raise NoAnswer(
+                who, "store", f"arrays of version {ref.version}", session.config.loop.wait_timeout_s
+            ) from None
         ref = session.call(who, "store", "forget", ref.version)
     raise ValueError(f"{who}: version {ref.version} fails its checksum {ref.checksum:08x} twice")

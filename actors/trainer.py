@@ -20,6 +20,7 @@ from actors.reporter import Reporter
 from actors.session import Session
 from actors.turns import Turn, Turns
 from rlloop.config import Stage
+from rlloop.loop import stacks
 from rlloop.loop.records import Selected
 from rlloop.loop.snapshot import TrainPoint
 
@@ -37,7 +38,9 @@ class Stopped(Exception):
 
 def train_worker(place: Mapping[str, Any]) -> None:
     """Entry point of a Ray Train worker; `place` holds run_dir and epoch."""
-    Worker(Session(place["run_dir"], place["epoch"])).run()
+    session = Session(place["run_dir"], place["epoch"])
+    stacks.register(session.path, "trainer")
+    Worker(session).run()
 
 
 class Worker:

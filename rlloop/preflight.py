@@ -105,7 +105,9 @@ def check_platform(system: str, machine: str) -> None:
 
 def on_cluster(environment: Mapping[str, str]) -> bool:
     """Whether the run joins a Ray cluster that is already up; its resources are known only once connected."""
-    return bool({"RAY_ADDRESS", "RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & environment.keys())
+    from rlloop.loop.joining import joins_cluster
+
+    return joins_cluster(environment)
 
 
 def check_resources(config: Config, environment: Mapping[str, str]) -> None:

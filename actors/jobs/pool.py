@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +22,8 @@ from actors.startup import start_ray
 from rlloop.preflight import on_cluster
 from rlloop.resources import machine_cpus, machine_gpus
 
+T = TypeVar("T")
+STALL_S = 1800.0  # a call of a worker, or its start with its models, takes less
 MAX_BLOCKS = 1024  # more would cost the driver more than the finer progress is worth
 
 
@@ -127,11 +131,44 @@ def run_pool(worker: type, args: tuple, rows: Sequence[Mapping[str, Any]], rows_
         fn_constructor_args=(worker, args),
         batch_format="pyarrow",
     )
-    for batch in outcomes.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+    batches = outcomes.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    whom = f"{pool.num_actors} actors of {worker.__name__}"
+    for batch in each_within(batches, float(os.environ.get("RLLOOP_STALL_S", STALL_S)), whom):
         for row in batch.to_pylist():
             if row["failure"]:
                 raise ValueError(row["failure"])
             yield json.loads(row["outcome"])
+
+
+def each_within(items: Iterable[T], seconds: float, whom: str) -> Iterator[T]:
+    """The same items, each within a deadline: an iterator of Ray Data waits for ever when a pool cannot start.
+
+    Raises:
+        TimeoutError: names whom the driver waits for.
+    """
+    there: queue.Queue = queue.Queue(1)
+
+    def fill() -> None:
+        try:
+            for item in items:
+                there.put((item, None))
+            there.put((None, StopIteration()))
+        except BaseException as error:
+            there.put((None, error))
+
+    threading.Thread(target=fill, name="rows", daemon=True).start()
+    while True:
+        try:
+            item, error = there.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(
+                f"the driver waits for {whom} since {seconds:.0f} s; RLLOOP_STALL_S sets how long it may take"
+            ) from None
+        if isinstance(error, StopIteration):
+            return
+        if error is not None:
+            raise error
+        yield item
 
 
 def blocks(rows: Sequence[Mapping[str, Any]], rows_per_call: int) -> list[pa.Table]:

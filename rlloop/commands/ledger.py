@@ -29,6 +29,7 @@ def lines(run_dir: Path) -> list[str]:
     from rlloop.config import Config
     from rlloop.loop.journal import Journal
     from rlloop.loop.ledger import Ledger
+    from rlloop.loop.ledger_lines import ticket_lines
     from rlloop.loop.plan import Plan
 
     journal, config = run_dir / "journal" / "journal.log", run_dir / "config.json"
@@ -38,5 +39,4 @@ def lines(run_dir: Path) -> list[str]:
     ledger = Ledger(Plan.from_config(Config.model_validate(json.loads(config.read_text()))))
     for record, time in Journal(journal).read():
         ledger.apply(record, time)
-    keys = ("state", "version", "attempts", "reason", "times")
-    return [json.dumps({"ticket": n, **{k: getattr(t, k) for k in keys}}) for n, t in enumerate(ledger.tickets)]
+    return list(ticket_lines(ledger))

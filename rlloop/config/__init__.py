@@ -11,10 +11,11 @@ from rlloop.config.run import Alarm, Config, Evaluation, Limits, Loop, resolve_r
 from rlloop.config.sections import Generator, Role, Sampler, Sampling, Section
 from rlloop.config.targets import StepEntry, TargetEntry
 from rlloop.config.training import Phase, Selection, Stage, Trainer
+from rlloop.config.trust import named_code
 
 __all__ = [
     "ALARM_EVALUATIONS", "ALARM_PROMPTS", "PRESETS", "Alarm", "Config", "Evaluation", "Generator", "Limits", "Loop",
     "Phase", "RewardEntry", "RewardPool", "Role", "Sampler", "Sampling", "Scorer", "Section", "Selection", "Stage",
     "StepEntry", "TargetEntry", "Trainer", "build", "cross_checks", "differing_generations", "find_preset",
-    "generation_stages", "load", "plain_rewards", "resolve_rewards", "score_name", "selection_read",
+    "generation_stages", "load", "named_code", "plain_rewards", "resolve_rewards", "score_name", "selection_read",
 ]  # fmt: skip

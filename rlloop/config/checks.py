@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlloop.config.judges import judge_problems
 from rlloop.config.run import Config
 from rlloop.config.training import Phase, Stage
+from rlloop.config.trust import secret_problems
 
 
 def cross_checks(config: Config) -> list[str]:
@@ -16,6 +17,7 @@ def cross_checks(config: Config) -> list[str]:
     for key, rewards in (("scorer.rewards", scored), ("evaluation.scores", evaluated)):
         names = [reward.name for reward in rewards]
         problems += [f"{key}: two are named '{name}'; give each its own name" for name in repeated(names)]
+    problems += secret_problems(config)
     problems += crossover_problems(config)
     problems += autoscale_problems(config)
     problems += judge_problems(config)

@@ -21,6 +21,9 @@ class Loop(Section):
     segment_slots: int = Field(512, ge=8, description="slots of one Ray Data execution")
     wait_timeout_s: float = Field(120.0, gt=0, description="deadline of waits between processes")
     stall_timeout_s: float = Field(900.0, gt=0, description="no commit and no step for so long ends the run")
+    start_timeout_s: float = Field(
+        1800.0, gt=0, description="the same before the first of a start: nodes come up, models load"
+    )
     max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
 
 
@@ -149,7 +152,7 @@ class Config(Section):
             decisive["trainer"].pop(key)
         for key in ("max_failures", "keep_checkpoints", "checkpoint_minutes"):
             decisive["trainer"].pop(key)
-        for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "max_buffer_bytes"):
+        for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "start_timeout_s", "max_buffer_bytes"):
             decisive["loop"].pop(key)
         for key in ("in_between", "audio_clips", "alarm"):
             decisive["evaluation"].pop(key)

@@ -87,7 +87,7 @@ def write_rollouts(path: Path, scored: ScoredTicket) -> int:
 
 def _write_synced(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    pq.write_table(table, path, write_page_checksum=True)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -123,15 +123,19 @@ def read_rows(path: Path, clips: Mapping[int, str], label: str) -> list[Row]:
     Raises:
         ValueError: the file lacks a clip.
     """
-    table = pq.read_table(path)
     rows = []
-    for record in table.to_pylist():
-        if record["clip"] in clips:
-            latents = np.frombuffer(record["latents"], np.float16).reshape(record["shape"])
-            scores = dict(record["scores"])
-            of = {"seed": record["seed"], "policy_version": record["policy_version"], "scores": scores}
-            role, score = clips[record["clip"]], scores.get(label)
-            rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score, **of))
+    try:
+        for record in pq.read_table(path, page_checksum_verification=True).to_pylist():
+            if record["clip"] in clips:
+                latents = np.frombuffer(record["latents"], np.float16).reshape(record["shape"])
+                score = dict(record["scores"]).get(label)
+                role = clips[record["clip"]]
+                rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score))
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise ValueError(f"{path}: is no readable rollout file ({said}); restore it from a backup") from None
     if len(rows) != len(clips):
         raise ValueError(f"{path}: holds {len(rows)} of the clips {sorted(clips)}")
     return rows

@@ -9,19 +9,25 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
+
+from rlloop.loop.files import as_kind, is_file_name, plain_file_size, read_json
+from rlloop.loop.points import POINTS, read_points
 
 log = logging.getLogger(__name__)
 MARKER = "marker.json"
 WEIGHTS = "weights.safetensors"
+NAME = re.compile(r"v\d{6}-s\d{6}")
+MAX_MARKER_BYTES = 2**20
 BLOCK_BYTES = 1 << 15
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 
@@ -114,14 +120,15 @@ def read_marker(path: Path) -> Marker:
     marker = parse_marker(path)
     for name, (size, crc) in marker.files.items():
         part = path / name
-        try:
-            found, checksum = part.stat().st_size, file_checksum(part)
-        except OSError as error:  # missing, or removed as an old one at this very moment
-            raise ValueError(f"{part}: {error.strerror}") from None
+        found = plain_file_size(part)  # first: a size that is wrong costs no read
         if found != size:
             raise ValueError(f"{part}: has {found} bytes, its marker says {size}")
+        try:
+            checksum = file_checksum(part)
+        except OSError as error:  # removed as an old one at this very moment
+            raise ValueError(f"{part}: {error.strerror}") from None
         if checksum != crc:
-            raise ValueError(f"{part}: fails its checksum {crc:08x}")
+            raise ValueError(f"{part}: fails its checksum {crc & 0xFFFFFFFF:08x}")
     return marker
 
 
@@ -129,17 +136,62 @@ def parse_marker(path: Path) -> Marker:
     """The marker of a checkpoint, its files not looked at.
 
     Raises:
-        ValueError: there is none, or it is none of this project.
+        ValueError: there is none, it is none of this project or of another folder, or lists what is no file of it.
+    """
+    where = path / MARKER
+    if not os.path.lexists(where):
+        raise ValueError(f"{path}: has no {MARKER}: it was never completed")
+    found = read_json(where, MAX_MARKER_BYTES)
+    if not isinstance(found, dict) or found.keys() - Marker.__dataclass_fields__.keys():
+        raise ValueError(f"{where}: is no checkpoint marker of this project")
+    marker = as_kind(Marker, found, f"{where}: is no checkpoint marker")
+    if WEIGHTS not in marker.files:
+        raise ValueError(f"{where}: lists no {WEIGHTS}; it is no checkpoint of this project")
+    for name in marker.files:
+        if not is_file_name(name):
+            raise ValueError(f"{where}: lists {name!r}, which is no file of its folder")
+    if NAME.fullmatch(path.name) and path.name != folder(path, marker.version, marker.step).name:
+        raise ValueError(f"{where}: is of version {marker.version}, step {marker.step}, and does not belong here")
+    return marker
+
+
+def check_contents(path: Path, marker: Marker, own: Mapping[str, tuple[int, ...]] | None) -> None:
+    """Whether what the checksums vouch for is what it should be: a marker can be right about a wrong file.
+
+    Args:
+        own: shapes of the run's network by name, as version 0 has them; None where they are not known.
+    Raises:
+        ValueError: a part that is no safetensors, or weights that are not finite, not those that were marked, or of
+            another network.
+    """
+    for name in marker.files:
+        if name.endswith(".safetensors") and name != WEIGHTS:
+            shapes_of(path / name)
+        elif name == POINTS:
+            read_points(path)
+    weights = read_weights(path)
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path / WEIGHTS}: '{name}' holds values that are not finite")
+    for name in sorted({*own, *weights}) if own is not None else ():
+        shape = weights[name].shape if name in weights else None
+        if shape != own.get(name):
+            raise ValueError(f"{path / WEIGHTS}: '{name}' has shape {shape}, this run's network {own.get(name)}")
+    if (found := arrays_checksum(weights)) != marker.weights_checksum:
+        raise ValueError(f"{path / WEIGHTS}: its tensors have checksum {found:08x}, its marker says otherwise")
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name in a safetensors file; reads its header alone.
+
+    Raises:
+        ValueError: it is none.
     """
     try:
-        marker = Marker(**json.loads((path / MARKER).read_text()))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: has no {MARKER}: it was never completed") from None
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path / MARKER}: is no checkpoint marker ({error})") from None
-    if not isinstance(marker.files, dict) or WEIGHTS not in marker.files:
-        raise ValueError(f"{path / MARKER}: lists no {WEIGHTS}; it is no checkpoint of this project")
-    return marker
+        with safe_open(str(file), "np") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: is no readable safetensors file ({error})") from None
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -181,8 +233,11 @@ def map_weights(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file}: is no readable safetensors file ({error})") from None
 
 
-def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[Path, Marker] | None:
-    """The newest valid checkpoint; an invalid or foreign one is named in the log and the one before is used."""
+def newest(
+    run_dir: Path, digest: str, generations_only: bool = False, refused: Callable[[str], None] = log.warning
+) -> tuple[Path, Marker] | None:
+    """The newest valid checkpoint; `refused` is told of an invalid or foreign one, and the one before is used."""
+    own = _own_shapes(run_dir)
     for path in sorted((run_dir / "checkpoints").glob("v*-s*"), reverse=True):
         if generations_only and not path.name.endswith("-s000000"):
             continue
@@ -194,8 +249,9 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
                 )
             if marker.step:
                 read_marker(folder(run_dir, marker.version))  # samplers need the version that these steps go on from
+            check_contents(path, marker, own if marker.variant is None else None)
         except ValueError as error:
-            log.warning("checkpoint refused, using the one before: %s", error)
+            refused(f"checkpoint refused, using the one before: {error}")
             continue
         return path, marker
     return None
@@ -204,6 +260,15 @@ def newest(run_dir: Path, digest: str, generations_only: bool = False) -> tuple[
 def newest_marked(run_dir: Path) -> Path | None:
     """The newest checkpoint with a marker, whatever it is worth; None where there is none."""
     return max((path.parent for path in run_dir.glob(f"checkpoints/v*-s*/{MARKER}")), default=None)
+
+
+def _own_shapes(run_dir: Path) -> dict[str, tuple[int, ...]] | None:
+    """Of version 0's network; None where that is damaged itself."""
+    try:
+        read_marker(folder(run_dir, 0))
+        return shapes_of(folder(run_dir, 0) / WEIGHTS)
+    except ValueError:
+        return None
 
 
 def prune(run_dir: Path, keep: int, keep_versions: set[int]) -> list[Path]:

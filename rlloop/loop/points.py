@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlloop.loop.files import read_as
 from rlloop.loop.snapshot import TrainPoint
 
 POINTS = "points.json"
@@ -29,6 +30,10 @@ def write_points(checkpoint: Path, points: Iterable[TrainPoint]) -> None:
 
 
 def read_points(checkpoint: Path) -> list[TrainPoint]:
-    """Those of a checkpoint; none where it has none, as version 0."""
+    """Those of a checkpoint; none where it has none, as version 0.
+
+    Raises:
+        ValueError: the file holds something else; one line.
+    """
     path = checkpoint / POINTS
-    return [TrainPoint(**point) for point in json.loads(path.read_text())] if path.exists() else []
+    return read_as(list[TrainPoint], path) if path.exists() else []

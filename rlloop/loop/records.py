@@ -124,9 +124,16 @@ def from_json(data: dict[str, Any]) -> tuple[Record, float]:
     name, time = fields.pop("type", None), fields.pop("time", 0.0)
     if name not in _TYPES:
         raise ValueError(f"journal: record type {name!r} is none of {sorted(_TYPES)}")
+    try:
+        return _from_fields(name, fields), float(time)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"journal: a record {name} has other fields than expected: {error}") from None
+
+
+def _from_fields(name: str, fields: dict[str, Any]) -> Record:
     if name == "Buffered":
         fields["rollouts"] = tuple(RolloutRecord(**rollout) for rollout in fields["rollouts"])
     if name == "Selected":
         fields["examples"] = tuple((int(t), int(c), str(r)) for t, c, r in fields["examples"])
         fields["advantages"] = tuple(map(float, fields.get("advantages", ())))
-    return _TYPES[name](**fields), time
+    return _TYPES[name](**fields)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlloop.config import Config
+from rlloop.loop.files import as_kind, is_inside, read_json
 from rlloop.loop.snapshot import EvaluationResult
 from rlloop.recipes.judges import SetJudges, write_embeddings
 from rlloop.recipes.sampler import Sampler
@@ -105,14 +106,35 @@ def evaluated_versions(run_dir: Path) -> set[int]:
 def stored_results(run_dir: Path) -> list[EvaluationResult]:
     """All stored results, by version."""
     files = sorted((run_dir / "evaluations").glob("version*.json"))
-    return [from_json(json.loads(path.read_text())) for path in files]
+    return [read_result(path) for path in files]
 
 
-def from_json(data: dict[str, Any]) -> EvaluationResult:
-    """A result as it was stored; older ones kept of a distance its value alone."""
+def read_result(path: Path) -> EvaluationResult:
+    """One stored result.
+
+    Raises:
+        ValueError: it is none, of another version than its name says, or names audio outside the run.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("distances", {}), dict):
+        raise ValueError(f"{path}: is no result of an evaluation")
+    result = as_kind(EvaluationResult, from_json_fields(found), f"{path}: is no result of an evaluation")
+    if path.name != f"version{result.version:06d}.json":
+        raise ValueError(f"{path}: is of version {result.version}")
+    if outside := [name for name in result.audio if not is_inside(name)]:
+        raise ValueError(f"{path}: names {outside[0]!r}, which is outside of the run")
+    shape = (len(result.prompts), [len(seeds) for seeds in result.seeds])
+    for name, rows in result.scores.items():
+        if (len(rows), [len(row) for row in rows]) != shape or len(result.seeds) != len(result.prompts):
+            raise ValueError(f"{path}: '{name}' has not one score a prompt and seed")
+    return result
+
+
+def from_json_fields(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stored result; older ones kept of a distance its value alone."""
     unknown = {"n": None, "reference": None, "reference_n": None}
     distances = {
         name: found if isinstance(found, dict) else {"value": found, **unknown}
         for name, found in data.get("distances", {}).items()
     }
-    return EvaluationResult(**{**data, "distances": distances})
+    return {**data, "distances": distances}

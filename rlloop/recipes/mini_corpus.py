@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from rlloop.config import Config, Role, resolve_rewards, score_name
 from rlloop.data.corpus import CorpusRow, CorpusSpec
@@ -32,6 +32,7 @@ CLIPS_PER_TICKET = 4
 SCORE_RANGE = (-2.0, 2.0)  # of the labels that the generator was trained on (rlloop/assets/mini/MODEL_CARD.md)
 GOLDEN_RATIO = 0.6180339887498949
 THREADS = 2
+OTHERS_S = 1800  # another process may make the corpus for so long
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,13 @@ def ensure_mini_corpus(config: Config, clips: int = CLIPS) -> Path:
         return folder
     try:
         base.mkdir(parents=True, exist_ok=True)
-        with FileLock(base / f"{folder.name}.lock"):
+        with FileLock(base / f"{folder.name}.lock", timeout=OTHERS_S):
             if not (folder / CORPUS_FILE).is_file():
                 make_here(folder, config, clips, SEED)
+    except Timeout as error:
+        raise ValueError(
+            f"{error.lock_file}: another process makes the mini corpus since {OTHERS_S} s; end it, or set RLLOOP_CACHE"
+        ) from None
     except OSError as error:
         said = error.strerror or error
         raise ValueError(f"{base} cannot be written to: {said}; RLLOOP_CACHE names another folder") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rlloop.data.rollouts import read_rows, rollout_path
+from rlloop.loop.files import is_inside, read_as
 from rlloop.loop.snapshot import MomentClip
 from rlloop.recipes.evaluations import write_clip
 
@@ -53,7 +54,7 @@ def read_moment(run_dir: Path) -> dict[str, MomentClip]:
     """The clips as they were written; none where the file is missing or of another kind: the evaluator writes it
     anew."""
     try:
-        found = json.loads((run_dir / "audio" / "moment.json").read_text())
-        return {place: MomentClip(**clip) for place, clip in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = read_as(dict[str, MomentClip], run_dir / "audio" / "moment.json")
+    except ValueError:
         return {}
+    return {place: clip for place, clip in found.items() if is_inside(clip.path)}

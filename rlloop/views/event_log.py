@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.audio import metadata as audio_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from rlloop.loop.files import as_kind, read_json
+
+log = logging.getLogger(__name__)
 
 
 class EventLog:
@@ -104,17 +109,26 @@ class EventLog:
         return sorted(self.folder.glob("events.out.tfevents.*"))
 
     def _cut_back(self) -> tuple[dict[str, Any], dict[str, int]]:
-        committed = json.loads(self.marker.read_text()) if self.marker.is_file() else {"state": {}, "sizes": {}}
-        clips = committed.get("clips", {})
+        committed: dict[str, dict[str, Any]] = {"state": {}, "sizes": {}}
+        try:
+            if os.path.lexists(self.marker):
+                committed = as_kind(dict[str, dict[str, Any]], read_json(self.marker), str(self.marker))
+            sizes = as_kind(dict[str, int], committed["sizes"], str(self.marker))
+            clips = as_kind(dict[str, int], committed.get("clips", {}), str(self.marker))
+        except (ValueError, KeyError) as error:
+            log.warning("curves begin anew, those before are in files named refused.*: %s", error)
+            for file in (*self._event_files(), self.marker):
+                os.replace(file, file.with_name(f"refused.{file.name.removeprefix('events.out.tfevents.')}"))
+            return {}, {}
         for file in self._event_files():
-            size = committed["sizes"].get(file.name, 0)
+            size = sizes.get(file.name, 0)
             if size == 0:
                 file.unlink()
             elif file.stat().st_size > size:
                 os.truncate(file, size)
             if size and file.name not in clips:  # of a process that has ended; at most all of it is clips
                 clips[file.name] = file.stat().st_size
-        return committed["state"], {name: size for name, size in clips.items() if (self.folder / name).exists()}
+        return committed.get("state", {}), {name: size for name, size in clips.items() if (self.folder / name).exists()}
 
 
 def drop_clips(path: Path) -> None:

@@ -161,7 +161,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     reason = f": {summary['reason']}" if summary["reason"] else ""
     minutes = show_seconds(summary["wall_seconds"])
     clips, versions = summary["clips_generated"], summary["policy_versions"]
-    console.print(Text(f"\n{summary['status']}{reason}", style="bold"))
+    console.print(Text(f"\n{summary['status']}{reason}", style="bold"), soft_wrap=True)
     console.print(f"{versions} policy versions from {clips} clips in {minutes}", highlight=False)
     console.print(score_table(summary))
     print_decomposition(summary, console)

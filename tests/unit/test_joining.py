@@ -25,7 +25,8 @@ def test_what_is_given_goes_before_the_environment_and_that_before_what_the_run_
     assert find_address(run, None, {"RAY_ADDRESS": "b:2"}) == "b:2"
     environment = {}
     assert find_address(run, None, environment) == listening
-    assert environment == {"RAY_AUTH_MODE": "token"}, "Ray leaves tokens off where it joins a cluster"
+    assert environment["RAY_AUTH_MODE"] == "token", "Ray leaves tokens off where it joins a cluster"
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0", "its node is found on loopback as it was started"
     mine = {"RAY_AUTH_MODE": "disabled"}
     find_address(run, None, mine)
     assert mine["RAY_AUTH_MODE"] == "disabled"

@@ -1,0 +1,139 @@
+"""What a run that hangs leaves behind: stacks of processes, who waits for whom, and deadlines that end a process."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from actors.deadline import hard_deadline
+from actors.jobs.pool import each_within
+from actors.watchdog import within
+from rlloop.commands.stacks import run as stacks_command
+from rlloop.config import build
+from rlloop.loop import records as r
+from rlloop.loop import stacks
+from rlloop.loop.ledger import Ledger
+from rlloop.loop.plan import Plan
+from rlloop.loop.waits import who_waits
+from tests.ray.runs import REPOSITORY
+
+BUSY = """
+import sys, threading
+from pathlib import Path
+from rlloop.loop import stacks
+stacks.register(Path(sys.argv[1]), "sampler")
+
+def hang_in_c():
+    print("up", flush=True)
+    sum(range(10**12))  # one call in C that gives the interpreter's lock to nobody
+
+hang_in_c()
+"""
+
+
+def process(code: str, *args: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_holds_the_lock_shows_its_stack_and_goes_on(tmp_path, capsys):
+    hanging = process(BUSY, tmp_path)
+    try:
+        assert hanging.stdout.readline() == "up\n"
+        for _ in range(2):
+            ((name, text),) = stacks.dump_here(tmp_path)
+            assert name.startswith("sampler-") and text.count("in hang_in_c") == 1, text
+        (tmp_path / "config.json").touch()
+        stacks_command(tmp_path)
+        assert "in hang_in_c" in capsys.readouterr().out
+        assert hanging.poll() is None
+    finally:
+        hanging.kill()
+        hanging.wait()
+    assert stacks.dump_here(tmp_path) == []
+    stacks.remove_ended(tmp_path)
+    assert stacks.registered(tmp_path) == []
+
+
+def test_a_process_that_got_the_same_id_later_is_not_signalled(tmp_path):
+    other = process("import time; print('up', flush=True); time.sleep(60)")
+    try:
+        assert other.stdout.readline() == "up\n"
+        folder = tmp_path / stacks.FOLDER
+        folder.mkdir()
+        (folder / f"sampler@{stacks.host_name()}@{other.pid}@1").touch()
+        (folder / f"sampler@elsewhere@{other.pid}@{stacks.began(other.pid)}").touch()
+        (folder / "sampler@x@y@z").touch()
+        assert stacks.dump_here(tmp_path) == []
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def make_ledger() -> Ledger:
+    ledger = Ledger(Plan.from_config(build({"stages": [{"name": "s", "generations": 2, "tickets": 2}]})))
+    ledger.apply(r.EpochBegan(1), 50.0)
+    ledger.apply(r.SegmentBegan(1), 60.0)
+    return ledger
+
+
+def test_who_waits_for_whom_and_since_when():
+    ledger = make_ledger()
+
+    def said(now: float) -> str:
+        return who_waits(ledger, "starting", now, last_step=100.0)
+
+    assert said(110) == "the gate waits for the pump to ask for ticket 0; trainer: starting, last update 10 s ago"
+    ledger.apply(r.Leased(0, 0, 1, 0), 110.0)
+    ledger.apply(r.Leased(1, 0, 1, 1), 115.0)
+    assert said(120).startswith("the pump waits for a sampler to begin ticket 0 since 10 s")
+    ledger.apply(r.Started(0, "sampler-7-a", 0), 121.0)
+    assert said(130).startswith("the pump waits for sampler-7-a with ticket 0 since 20 s")
+    ledger.apply(r.Started(0, "scorer-8-b", 0), 131.0)
+    assert said(140).startswith("the pump waits for scorer-8-b with ticket 0 since 30 s")
+    for ticket, time_s in ((0, 141.0), (1, 142.0)):
+        ledger.apply(r.Buffered(ticket, 0, (r.RolloutRecord(0, 7, {"x": 1.0}),)), time_s)
+    ledger.apply(r.Selected(0, ((0, 0, ""),)), 143.0)
+    assert said(150).startswith("the gate waits for the trainer's version 1 since 7 s")
+
+
+def test_what_hangs_is_left_behind():
+    done = []
+    began = time.monotonic()
+    parts = {"quick": lambda: done.append(1), "hangs": lambda: time.sleep(60), "fails": lambda: 1 / 0}
+    assert within(0.3, parts) == ["hangs"] and done == [1]
+    assert time.monotonic() - began < 5
+
+
+def test_a_hard_deadline_ends_the_process_with_one_line():
+    code = "from actors.deadline import hard_deadline\nimport time\n"
+    code += "with hard_deadline(60, 'never'): pass\n"
+    code += "with hard_deadline(0.2, 'driver waits for x'): time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and done.stderr == "rlloop: driver waits for x since 0 s\n"
+
+
+def test_leaving_in_time_stops_the_deadline():
+    with hard_deadline(0.05, "never"):
+        pass
+    time.sleep(0.1)
+
+
+def test_rows_come_within_the_deadline_or_name_who_is_waited_for():
+    def slow(pause_s):
+        yield 1
+        time.sleep(pause_s)
+        yield 2
+
+    assert list(each_within(slow(0.0), 5.0, "nobody")) == [1, 2]
+    with pytest.raises(TimeoutError, match="the driver waits for 2 actors of Doubler since 0 s"):
+        list(each_within(slow(30.0), 0.2, "2 actors of Doubler"))
+
+    def failing():
+        yield 1
+        raise ValueError("its words")
+
+    with pytest.raises(ValueError, match="its words"):
+        list(each_within(failing(), 5.0, "nobody"))
