@@ -93,7 +93,7 @@ def _dump_other_nodes(session: Session, folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = other_nodes()
+    nodes = other_nodes() if ray.is_initialized() else []
     task = ray.remote(stacks.dump_here).options(num_cpus=0, max_retries=0)
     asked = {}
     for node in nodes:

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from actors.deadline import hard_deadline
+from actors.driver import _stalled
 from actors.jobs.pool import each_within
 from actors.watchdog import within
 from rlloop.commands.stacks import run as stacks_command
@@ -137,3 +139,27 @@ def test_rows_come_within_the_deadline_or_name_who_is_waited_for():
 
     with pytest.raises(ValueError, match="its words"):
         list(each_within(failing(), 5.0, "nobody"))
+
+
+def test_the_first_commit_of_a_start_has_a_deadline_of_its_own_as_models_load(tmp_path):
+    """Seconds since the start or the last progress, against start_timeout_s or stall_timeout_s."""
+    config = build({"loop": {"stall_timeout_s": 100, "start_timeout_s": 1000}, "trainer": {"num_workers": 1}})
+    session = SimpleNamespace(config=config, path=tmp_path, plan=Plan.from_config(config))
+
+    def decided(since_start: float, since_progress: float | None):
+        now = time.time()
+        observer = SimpleNamespace(
+            started_at=now - since_start,
+            last_progress=0.0 if since_progress is None else now - since_progress,
+            last_step_at=now - since_start,
+            report={"trainer_state": "starting"},
+            silent=lambda: "",
+        )
+        return _stalled(session, observer, "neither a commit nor a step")
+
+    assert decided(900, None) is None and decided(5000, 90) is None
+    outcome = decided(1100, None)
+    assert outcome.exit_status == 1 and "since 1100 s (loop.start_timeout_s is 1000)" in outcome.reason
+    assert "since 110 s (loop.stall_timeout_s is 100)" in decided(5000, 110).reason
+    assert str(tmp_path / "watchdog") in outcome.reason and "the pump to ask for ticket 0" in outcome.reason
+    assert (tmp_path / "watchdog").is_dir()
