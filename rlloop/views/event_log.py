@@ -84,7 +84,11 @@ class EventLog:
             self._writer.flush()
         if self._writer is not None and 4 * self._new_clips > self.max_audio_bytes:
             self._close_file()
-        sizes = {file.name: file.stat().st_size for file in self._event_files()}
+        files = self._event_files()
+        if files:  # the one that is written: a loss of power must not leave a marker that counts more than is there
+            with files[-1].open("rb") as file:
+                os.fsync(file.fileno())
+        sizes = {file.name: file.stat().st_size for file in files}
         partial = self.marker.with_suffix(".tmp")
         partial.write_text(json.dumps({"state": state, "sizes": sizes, "clips": self.clips}))
         os.replace(partial, self.marker)

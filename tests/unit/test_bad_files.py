@@ -6,6 +6,7 @@ A row is a file, a damage, and what is seen then. The document is made from the 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -17,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from safetensors.numpy import save_file
 
 from actors import startup
 from actors.buffer import newer_epoch
+from actors.observer import Observer
 from rlloop.config import load
 from rlloop.data.rollouts import ScoredTicket, read_rows, rollout_path, write_rollouts
 from rlloop.loop import checkpoints
@@ -33,7 +36,9 @@ from rlloop.recipes.evaluations import stored_results, write_result
 from rlloop.recipes.judges import read_embeddings, write_embeddings
 from rlloop.recipes.moment import read_moment
 from rlloop.views.event_log import EventLog
+from rlloop.views.terminal import LiveView
 from tests.ray.runs import FAKE
+from tests.unit.snapshots import snapshot
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad_files.md"
 DEEP = "[" * 200_000
@@ -149,6 +154,7 @@ def moved(path: Path) -> None:
 
 # ---- checkpoints: version 1 is damaged, version 0 is used
 
+CONFIG = load(FAKE)
 POINT = {"step": 1, "generation": 0, "loss": "low", "learning_rate": 1, "grad_norm": 1, "seconds": 1, "time": 1}
 PARTS = (checkpoints.WEIGHTS, "rank0.safetensors", "points.json", "ema.safetensors", checkpoints.MARKER)
 CHECKPOINT = [
@@ -216,9 +222,22 @@ def use_checkpoint(case: Case, run_dir: Path) -> list[str]:
     return lines
 
 
-# ---- what is refused by the reader with one line, and ends the start or the command
+def test_the_line_is_among_the_run_s_messages_on_the_terminal_once(tmp_path):
+    """Refused at the start, and again by the trainer: the driver's notes and the buffer's messages are one list."""
+    write_checkpoint(tmp_path, 0)
+    flip(write_checkpoint(tmp_path, 1) / checkpoints.WEIGHTS)
+    notes: list[str] = []
+    checkpoints.newest(tmp_path, "d" * 64, generations_only=True, refused=notes.append)
+    observer = Observer.__new__(Observer)  # without its thread
+    observer.notes, observer.report, observer.results = notes, {"messages": [*notes, "another"]}, []
+    out = io.StringIO()
+    with LiveView(CONFIG, Console(file=out, width=60)) as view:
+        for _ in range(2):
+            view.update(snapshot(str(tmp_path), messages=observer._messages()))
+    assert out.getvalue().count(notes[0]) == 1 and out.getvalue().count("another") == 1
 
-CONFIG = load(FAKE)
+
+# ---- what is refused by the reader with one line, and ends the start or the command
 
 
 def journaled(*more: bytes) -> Callable[[Path], object]:
