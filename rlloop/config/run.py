@@ -16,6 +16,8 @@ from rlloop.config.training import Stage, Trainer
 
 
 class Loop(Section):
+    """How far samplers may run ahead, and when waiting ends."""
+
     max_staleness: int = Field(1, ge=0, description="versions that a rollout may lag; 0 is synchronous and on-policy")
     max_attempts: int = Field(3, ge=1, description="attempts of a ticket before it counts as failed")
     segment_slots: int = Field(512, ge=8, description="slots of one Ray Data execution")
@@ -72,9 +74,9 @@ class Alarm(Section):
 class Evaluation(Role):
     """Fixed (prompt, seed) pairs, scored with a pinned version; nothing here is ever selected or trained on."""
 
-    num_actors: Literal[1] = 1
+    num_actors: Literal[1] = Field(1, description="always one")
     num_prompts: int = Field(20, ge=1, description="held-out prompts")
-    seeds_per_prompt: int = Field(3, ge=1)
+    seeds_per_prompt: int = Field(3, ge=1, description="clips of each held-out prompt")
     batch: int = Field(6, ge=1, description="clips per forward batch")
     scores: list[RewardEntry] = Field(
         default_factory=lambda: plain_rewards("tunejury_mini", "alignment_mini", "judge_mini"),
@@ -86,14 +88,14 @@ class Evaluation(Role):
         None, description="FAD-CLAP from these: an entry of `rlloop evaluate --reference FOLDER --embedding clap`"
     )
     audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
-    alarm: Alarm = Field(default_factory=Alarm)
+    alarm: Alarm = Field(default_factory=Alarm, description="of held-out judges")
     sampling: Sampling = Field(default_factory=Sampling)
 
 
 class Config(Section):
     """One run. `python -m rlloop.main --dry-run` prints it resolved."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="decides prompts, noise, dropout and order")
     run_dir: str | None = Field(None, description="where the run lives; default $RLLOOP_RUNS or runs/, plus the preset")
     prompts: str | None = Field(None, description="file of prompts to train on; default: the shipped ones")
     heldout_prompts: str | None = Field(None, description="file of prompts to evaluate on; default: the shipped ones")

@@ -40,7 +40,7 @@ class Generator(Section):
 class Sampling(Section):
     """How latents are drawn: solver, guidance, conditioning score."""
 
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Literal["euler", "heun"] = Field("euler", description="heun takes two network evaluations a step")
     num_steps: int = Field(12, ge=1, description="solver steps from noise to data")
     guidance: float = Field(3.0, ge=0, description="CFG weight w; below 1 only the conditional branch runs")
     guidance_end: float | None = Field(
@@ -64,7 +64,7 @@ class Sampling(Section):
 class Role(Section):
     """Actors of one pool and what each takes."""
 
-    num_actors: int = Field(1, ge=1)
+    num_actors: int = Field(1, ge=1, description="actors of this role")
     num_cpus: float = Field(0.25, ge=0, description="logical CPUs that each actor reserves")
     num_gpus: float = Field(0.0, ge=0, description="GPU share that each actor reserves")
     threads: int = Field(1, ge=1, description="torch threads inside each actor")
@@ -76,8 +76,8 @@ class Role(Section):
 class Autoscale(Section):
     """From how many actors to how many a pool may be scaled, and how often that is looked at."""
 
-    min: int = Field(1, ge=1)
-    max: int = Field(ge=1)
+    min: int = Field(1, ge=1, description="never fewer actors")
+    max: int = Field(ge=1, description="never more")
     every_s: float = Field(30.0, gt=0, description="seconds between observations; three that agree make a change")
 
     @model_validator(mode="after")
@@ -88,6 +88,8 @@ class Autoscale(Section):
 
 
 class Sampler(Role):
+    """The pool that draws clips."""
+
     autoscale: Autoscale | None = Field(
         None, description="{min, max}: num_actors follows the idle shares of trainer and pools; null: it stays"
     )

@@ -12,7 +12,7 @@ from rlloop.config.sections import NodeType, Section
 class Trainer(Section):
     """Ray Train workers, DeepSpeed inside."""
 
-    num_workers: int = Field(1, ge=1)
+    num_workers: int = Field(1, ge=1, description="ranks of data parallelism")
     min_workers: int | None = Field(
         None,
         ge=1,
@@ -22,16 +22,16 @@ class Trainer(Section):
     num_gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     threads: int = Field(2, ge=1, description="torch threads of each worker")
     node: NodeType | None = Field(None, description="type of node that the workers run on; null: anywhere")
-    zero_stage: Literal[1, 2] = 1
-    weight_decay: float = Field(1e-6, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    adam_eps: float = Field(1e-8, gt=0)
+    zero_stage: Literal[1, 2] = Field(1, description="what ZeRO shards: optimizer states; 2: gradients too")
+    weight_decay: float = Field(1e-6, ge=0, description="of AdamW")
+    adam_betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
+    adam_eps: float = Field(1e-8, gt=0, description="of AdamW")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast around the loss")
     ema_sigmas: list[Annotated[float, Field(gt=0, lt=0.28)]] = Field(
         default_factory=list, description="relative widths of the post-hoc EMA's tracks, two or more; empty: no EMA"
     )
     ema_every: int = Field(500, ge=1, description="updates between stored EMA snapshots")
-    clip_grad_norm: float = Field(1.0, gt=0)
+    clip_grad_norm: float = Field(1.0, gt=0, description="a longer gradient is scaled down to this norm")
     checkpoint_every: int = Field(50, ge=1, description="updates between checkpoints inside a generation")
     checkpoint_minutes: float | None = Field(
         None, gt=0, description="also after so many minutes since the last one; null: by updates alone"
@@ -55,7 +55,7 @@ class Phase(Section):
     """Updates at one learning rate on a mixture of selections."""
 
     updates: int = Field(60, ge=1, description="optimizer steps")
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, description="after warm-up")
     final_learning_rate: float | None = Field(None, ge=0, description="reached linearly at the end; null: constant")
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
     drop_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
@@ -88,11 +88,13 @@ class Phase(Section):
 class Selection(Section):
     """Which rollouts of a closed cohort are trained on."""
 
-    top_fraction: float = Field(0.1, gt=0, le=1)
+    top_fraction: float = Field(0.1, gt=0, le=1, description="share of the ranked rollouts that is kept")
     per: Literal["cohort", "prompt"] = Field("cohort", description="rank over the whole cohort or inside each ticket")
     window: int = Field(0, ge=0, description="threshold from the quantile of the last N rollouts; 0: the cohort alone")
     min_examples: int = Field(1, ge=1, description="clips that a cohort has to give at least; a pair is two")
-    on_too_few: Literal["stop", "skip"] = "stop"
+    on_too_few: Literal["stop", "skip"] = Field(
+        "stop", description="below min_examples: end the run, or publish the next version with the same weights"
+    )
     rank_by: dict[str, float] = Field(
         default_factory=lambda: {"tunejury_mini": 1.0},
         description="score name -> weight; several are blended as z-scores over the cohort",
@@ -103,7 +105,7 @@ class Selection(Section):
 class Stage(Section):
     """A run of generations with one algorithm."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="what sources, overrides and tables call it")
     algorithm: str = Field("expert_iteration", description="built-in name or dotted path package.module:Class")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the algorithm")
     generations: int = Field(1, ge=1, description="versions that this stage publishes")
