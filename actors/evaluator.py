@@ -16,9 +16,10 @@ from dataclasses import replace
 from actors.session import Session
 from actors.store import fetch_arrays
 from rlloop.loop import stacks
-from rlloop.loop.snapshot import MomentClip
+from rlloop.loop.snapshot import EvaluationResult, MomentClip
 from rlloop.recipes.evaluations import stored_results
 from rlloop.recipes.kept_clips import best_version, keep_versions, remove_old_clips
+from rlloop.recipes.result_feed import results_after
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +34,18 @@ class Evaluator:
         self.extremes: tuple | None = None
         self.clips: dict[str, MomentClip] = {}
         self.clip_bytes = 0
-        self.results = stored_results(session.path)
-        self.best = best_version(self.results, self.config.headline_score)
+        self.results: list[EvaluationResult] = []  # in the order in which they came
+        self.best: int | None = None
         self.thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self.thread.start()
 
-    def status(self, pid: int = 0, known: int = 0) -> dict:
-        """Results so far, what it does now, and the clips of the moment.
-
-        Whoever has the first `known` results of the process `pid` gets those after them, and from where on they are.
-        """
-        first = known if pid == os.getpid() else 0
+    def status(self, so_far: tuple[int, int]) -> dict:
+        """The results that a reader lacks who has `so_far`, what it does now, and the clips of the moment."""
         return {
             "pid": os.getpid(),
-            "first": first,
             "state": self.state,
             "error": self.error,
-            "results": self.results[first:],
+            "results": results_after(self.results, os.getpid(), so_far),
             "missing": self._missing(),
             "clips": dict(self.clips),
             "clip_bytes": self.clip_bytes,
@@ -66,6 +62,8 @@ class Evaluator:
         from rlloop.recipes.scorer import Scorer
 
         try:
+            self.results = stored_results(self.session.path)
+            self.best = best_version(self.results, self.config.headline_score)
             self.prompts = self.session.prompts["heldout"]
             self.sampler = load_target(self.config.sampler.target)(self.config, self.config.evaluation)
             role = self.config.evaluation

@@ -13,7 +13,8 @@ from actors.session import Session
 from actors.storage import StorageWatch
 from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.points import read_points
-from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot, TrainPoint
+from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot
+from rlloop.recipes.result_feed import Known, TrainPoint
 
 GET_TIMEOUT_S = 5.0
 SILENT_S = 30.0
@@ -27,7 +28,7 @@ class Observer:
         self.report: dict[str, Any] = {}
         self.evaluator: dict[str, Any] = {}
         self.store: dict[str, Any] = {}
-        self.results: list[EvaluationResult] | None = None  # of the evaluator's process, in the order of their end
+        self.results = Known()
         self.storage = StorageWatch(session.path)
         self.stored: list[TrainPoint] = []
         self.last_step, self.last_step_at = 0, started_at
@@ -55,7 +56,7 @@ class Observer:
     def snapshot(self) -> Snapshot:
         """One picture of the run; parts that do not answer in time show their last known state."""
         self._refresh("buffer", "report", self.last_step)
-        self._refresh("evaluator", "status", self.evaluator.get("pid", 0), len(self.results or ()))
+        self._refresh("evaluator", "status", self.results.so_far)
         self._refresh("store", "status", self._sizes()["sampler"])
         self._refresh("pump", "status")
         found = {p.step: p for p in (*self.stored, *self.report.get("points", ()))}
@@ -81,9 +82,7 @@ class Observer:
 
     def _results(self) -> list[EvaluationResult]:
         """All evaluations so far, by version."""
-        if self.results is None:
-            return self._stored_results()
-        return sorted(self.results, key=lambda result: result.version)
+        return self.results.by_version or self._stored_results()
 
     def _messages(self) -> tuple[str, ...]:
         said = (*self.notes, *self.report.get("messages", ()), *(f"ALARM: {found['text']}" for found in self.alarms))
@@ -108,7 +107,7 @@ class Observer:
             self.progressed_at = max(self.progressed_at, answer["last_progress"])
         elif name == "evaluator":
             self.evaluator = answer
-            self.results = [*(self.results or [])[: answer["first"]], *answer["results"]]
+            self.results = self.results.taken(answer["results"])
 
     def _count_restart(self, name: str, pid: int) -> None:
         if self.pids.setdefault(name, pid) != pid:
