@@ -21,7 +21,7 @@ def free_bytes(path: Path) -> int:
 def kept_free(run_dir: Path, config: Config) -> int:
     """limits.min_free_disk; null is one more checkpoint, so that a stop can write its own, and a little.
 
-    A checkpoint is at most five times its weights (weights, master weights, two moments) and a copy a track of the EMA.
+    A checkpoint is four times its weights (weights, master weights, two moments) and a copy for each track of the EMA.
     """
     if config.limits.min_free_disk is not None:
         return config.limits.min_free_disk
