@@ -13,8 +13,8 @@ from actors.session import Session
 from actors.storage import StorageWatch
 from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.points import read_points
-from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot
-from rlloop.recipes.result_feed import Known, TrainPoint
+from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot, TrainPoint
+from rlloop.recipes.result_feed import Known
 
 GET_TIMEOUT_S = 5.0
 SILENT_S = 30.0

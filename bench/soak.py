@@ -177,6 +177,7 @@ def gauges(run_dir: Path) -> str:
 
 def report(samples: list[Sample], run_dir: Path, status: int, command: str) -> str:
     at_work = [sample for sample in samples if sample.tickets and "Buffer" in sample.memory]  # not starting or ending
+    assert at_work, f"exit status {status} before any ticket: see {run_dir.with_suffix('.log')}"
     seconds, tickets = at_work[-1].seconds - at_work[0].seconds, at_work[-1].tickets
     rate = (tickets - at_work[0].tickets) / seconds
     head = "| 1/4 | 1/2 | end | largest | MB per 1,000 tickets |\n| --- | --- | --- | --- | --- | --- |\n"
