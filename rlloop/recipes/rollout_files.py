@@ -24,6 +24,9 @@ class RolloutFiles:
         self.run_dir, self.config, self.plan = run_dir, config, plan
         self.sizes: defaultdict[int, dict[int, int]] = defaultdict(dict)  # generation -> ticket -> bytes
         self.num_bytes = 0
+        for folder in (run_dir / "rollouts").glob("*"):  # not later: others write there
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where it is empty
         for path in (run_dir / "rollouts").glob("*/*.parquet"):
             if path.stem.isdigit() and int(path.stem) < plan.num_tickets:
                 self.add(int(path.stem), path.stat().st_size)
@@ -47,8 +50,5 @@ class RolloutFiles:
                 del self.sizes[k]
 
     def _remove(self, k: int, ticket: int) -> None:
-        path = rollout_path(self.run_dir, ticket)
-        path.unlink(missing_ok=True)
+        rollout_path(self.run_dir, ticket).unlink(missing_ok=True)
         self.num_bytes -= self.sizes[k].pop(ticket)
-        with contextlib.suppress(OSError):  # other tickets share the folder
-            path.parent.rmdir()
