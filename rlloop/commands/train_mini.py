@@ -11,7 +11,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Where the weights and the model card go.")],
     work: Annotated[Path, typer.Option(help="Checkpoints and caches; the same folder resumes.")],
 ) -> None:
-    """Trains rewards, autoencoder and generator of the mini stack, then writes the model card. Hours on two cores."""
+    """Trains rewards, autoencoder and generator of the mini stack, then writes the model card. Hours on two cores.
+
+    Example: rlloop train-mini clips --out rlloop/assets/mini --work work
+    """
     if not (clips / "clips.jsonl").is_file():
         raise ValueError(f"{clips} holds no clips.jsonl; expected a folder of clips described by it")
     from rlloop.config import load
