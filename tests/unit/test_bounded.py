@@ -2,9 +2,13 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +100,52 @@ def test_a_restart_reads_one_part_and_knows_the_same(tmp_path):
     assert len(printed) == 60 and all({"leased", "buffered"} < ticket["times"].keys() for ticket in printed)
     shown = again.report(0)["cohorts"]
     assert [c.generation for c in shown] == list(range(30)) and shown == buffer.report(0)["cohorts"]
+
+
+def work_and_tell(session, pipe):
+    """A process of its own: generation after generation, telling each one that was acknowledged, until it is killed."""
+    buffer = Buffer(session)
+    segment, slots = buffer.begin_segment(), count()
+    while True:
+        k = buffer.ledger.version
+        while buffer.selection(k)[0] == "wait":  # the killed one may have left the generation half done
+            granted = buffer.next_ticket(segment, next(slots))
+            assert buffer.commit(scored(granted.ticket, granted.version))
+        buffer.published(k + 1)
+        os.write(pipe, f"{k + 1}\n".encode())
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path):
+    """With a snapshot every few generations, so that many kills fall between the steps of a compaction."""
+    buffer = begin(tmp_path / "run", "stages.0.generations=5000", "limits.journal_tail=2KiB")
+    session, moments, told = buffer.session, random.Random(0), 0
+    buffer._lock.close()
+    for _ in range(8):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                work_and_tell(session, writing)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        lines_told = os.read(reading, 16)  # it is at work
+        time.sleep(moments.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        while more := os.read(reading, 4096):
+            lines_told += more
+        os.close(reading)
+        told = int(lines_told.split(b"\n")[-2])
+        again = Buffer(session)  # which also makes a selection that the kill left out
+        again._lock.close()
+        full = Ledger(session.plan)
+        for record, when in Journal(session.path / "journal" / "journal.log").read():
+            full.apply(record, when)  # asserts what a ledger forbids
+        assert full.version >= told
+        assert again.ledger.version == full.version and again.ledger.counts == full.counts
+        assert [t.state for t in again.ledger.tickets] == [t.state for t in full.tickets]
+    assert told >= 8 and len(list((session.path / "journal" / "archive").iterdir())) > 2
 
 
 def test_figures_are_kept_of_the_first_cohort_and_of_the_newest(tmp_path, monkeypatch):
