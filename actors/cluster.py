@@ -62,7 +62,7 @@ def other_nodes() -> list[dict]:
 
 
 def nodes_without(folder: Path, timeout_s: float) -> list[str]:
-    """Addresses of nodes that do not see what this process writes into `folder`.
+    """Addresses of nodes that do not see what this process writes into `folder`, or its nearest parent that exists.
 
     Raises:
         TimeoutError: a node does not answer.
@@ -70,6 +70,8 @@ def nodes_without(folder: Path, timeout_s: float) -> list[str]:
     others = other_nodes()
     if not others:
         return []
+    while not folder.exists():
+        folder = folder.parent
     probe = folder / f".seen-{uuid.uuid4().hex[:12]}"
     probe.write_text("rlloop")
     try:

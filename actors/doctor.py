@@ -25,18 +25,18 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
 
     here = ray.get_runtime_context().get_node_id()
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"] != here)
+    types = {node["NodeID"]: as_nodes(1, node["Resources"]).types for node in nodes}
+    names = {node: weights_of_node(config, types[node], node == here) for node in types}
     blind = set(nodes_without(run_dir, NODE_S))
+    gathered = on_nodes(gather_here, nodes, names, str(run_dir), timeout_s=NODE_S)
     found = []
-    for node in nodes:
-        types, is_driver = as_nodes(1, node["Resources"]).types, node["NodeID"] == here
-        names = weights_of_node(config, types, is_driver)
-        ((name, facts),) = on_nodes(gather_here, [node], names, str(run_dir), timeout_s=NODE_S).items()
+    for node, (name, facts) in zip(nodes, gathered.items(), strict=True):
         offset, error = clock_offset(node)
         found.append(
             replace(
                 facts,
                 node=name,
-                types=tuple(sorted(types)),
+                types=tuple(sorted(types[node["NodeID"]])),
                 sees_run_dir=name not in blind,
                 clock_offset_s=offset,
                 clock_error_s=error,
@@ -52,18 +52,26 @@ def weights_of_node(config: Config, types: frozenset[str], is_driver: bool) -> l
     return sorted(names | set(wanted_weights(config)["sampler"] if is_driver else ()))
 
 
-def gather_here(names: list[str], run_dir: str) -> Facts:
+def gather_here(names: dict[str, list[str]], run_dir: str) -> Facts:
+    """Facts of the node that this runs on; `names` of weights by node."""
+    import ray
+
     from rlloop.weights.catalogue import root
 
-    return gather(names, {"weights": str(root()), "run_dir": run_dir})
+    mine = names[ray.get_runtime_context().get_node_id()]
+    return gather(mine, {"weights": str(root()), "run_dir": run_dir})
 
 
 def clock_offset(node: dict) -> tuple[float, float]:
     """(seconds that the node's clock is ahead of ours, at most so many off): half of what the question took."""
     before = time.time()
-    (there,) = on_nodes(time.time, [node], timeout_s=NODE_S).values()
+    (there,) = on_nodes(now, [node], timeout_s=NODE_S).values()
     after = time.time()
     return there - (before + after) / 2, (after - before) / 2
+
+
+def now() -> float:
+    return time.time()  # Ray takes no built-in function
 
 
 def placement(config: Config) -> Finding:
