@@ -30,11 +30,13 @@ def run(
 
     from rich.console import Console
 
+    from rlloop.recipes.disk import make_writable
     from rlloop.recipes.sampler import Sampler
     from rlloop.recipes.score_sweep import load_policy, sweep, write_sweep
     from rlloop.views.evaluation import sweep_table
     from rlloop.views.progress import JobProgress
 
+    make_writable(out)
     evaluation = settings.evaluation
     total = len(values) * evaluation.num_prompts * evaluation.seeds_per_prompt
     with JobProgress("clips", total) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from rlloop.config import Config
@@ -16,6 +17,17 @@ def free_bytes(path: Path) -> int:
     """What this user may still write on the disk that holds `path`."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder and sees that it can be written to: before the work whose results it is for.
+
+    Raises:
+        OSError: it cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"rlloop")
 
 
 def kept_free(run_dir: Path, config: Config) -> int:

@@ -18,6 +18,7 @@ from rlloop.evaluation.reference import cached_reference
 from rlloop.models.text import normalise_prompt
 from rlloop.recipes.clip_files import ScoreLine, list_clips, write_lines
 from rlloop.recipes.clip_hearing import Advance, hear_clips
+from rlloop.recipes.disk import make_writable
 from rlloop.recipes.embedders import MINI_REFERENCE, Embedder, make_embedder
 from rlloop.recipes.evaluate_request import Listed, Request, choose_reference, outputs, refuse
 from rlloop.recipes.scorer import Scorer
@@ -37,9 +38,9 @@ def evaluate(request: Request, out: Path) -> dict[str, Any]:
     config = load(request.config)
     reference, notes = choose_reference(request, config)
     refuse(request, reference, out)
+    make_writable(out)
     scorer = build_scorer(request, config)
     yardsticks, embedders = build_yardsticks(request, reference)
-    out.mkdir(parents=True, exist_ok=True)
     sets, files = [], []
     for system, file in zip(request.systems, outputs(out), strict=False):
         lines, embeddings, unheard = _hear(system, scorer, embedders, request.batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from rlloop.audio.tagged import read_details
 from rlloop.recipes.clip_files import read_lines
+from rlloop.recipes.disk import make_writable
 from rlloop.recipes.generate_request import ClipRequest
 
 INDEX = "clips.jsonl"
@@ -24,9 +24,7 @@ def prepare(out: Path) -> None:
     Raises:
         ValueError, OSError: it cannot, or its clips.jsonl is another's.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out) as probe:
-        probe.write(b"rlloop")
+    make_writable(out)
     read_index(out)
 
 
