@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from itertools import takewhile
 from pathlib import Path
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has
 DISK_EVERY_S = 1.0
 BUSY_WINDOW_S = 60.0
+COMMIT_WAIT_S, COMMIT_POLL_S = 15.0, 0.05  # for an earlier call of the same ticket
 THREADS = 32  # calls that may wait for the disk together: they share its syncs
 
 
@@ -125,11 +127,19 @@ class Buffer:
 
     @in_turn
     def is_over(self, segment: int) -> bool:
-        """Whether a segment gives out no ticket any more and all that it gave out came back."""
+        """Whether a segment gives out no ticket any more and all that a worker had begun came back."""
         if segment != self.ledger.segment:
             return True
-        ends = self.stop_reason or segment == self.ledger.cut_segment
-        return bool(ends) and not self.ledger.counts["leased"]
+        begun = [number for number in self.ledger.slots.values() if self._is_begun(number)]
+        return self._is_ending() and not begun
+
+    def _is_ending(self) -> bool:
+        """Whether this segment is cut short: what nobody has begun waits for the next one."""
+        return bool(self.stop_reason) or self.ledger.segment == self.ledger.cut_segment
+
+    def _is_begun(self, ticket: int) -> bool:
+        entry = self.ledger.tickets[ticket]
+        return entry.state == "leased" and bool(entry.workers)
 
     @acknowledged
     def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
@@ -144,11 +154,13 @@ class Buffer:
 
     @acknowledged
     def started(self, ticket: int, worker: str) -> tuple[str, int]:
-        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed or leased anew).
+        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed, or leased anew).
 
         The second part is the version of now: what waited in a queue since its lease is sampled with it.
         """
         self.workers[worker.partition("-")[0]].add(worker)
+        if self._is_ending() and not self._is_begun(ticket):
+            return "skip", self.ledger.version
         record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
         if isinstance(record, r.Failed):
             return "failed", self.ledger.version
@@ -205,20 +217,36 @@ class Buffer:
     # ---- the pump's side
 
     def commit(self, scored: ScoredTicket) -> bool:
-        """Buffers a scored ticket, or notes its failure. The first commit wins; answers whether this one counted."""
-        if not self._begin_commit(scored.ticket):
-            return False
+        """Buffers a scored ticket, or notes its failure. The first commit wins; answers whether this one counted.
+
+        Raises:
+            TimeoutError: an earlier call for this ticket is still at the disk.
+        """
+        deadline = time.monotonic() + COMMIT_WAIT_S
+        while not self._begin_commit(scored.ticket):
+            if not self._is_awaited(scored.ticket):
+                self._flush()  # a repeated call's answer rests on the record of the first
+                return False
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"buffer waits for the disk with ticket {scored.ticket} since {COMMIT_WAIT_S:.0f} s")
+            time.sleep(COMMIT_POLL_S)
         try:
-            if scored.failure:
-                return self._note_failure(scored)
+            return self._commit(scored)
+        finally:
+            self._committing.discard(scored.ticket)
+
+    def _commit(self, scored: ScoredTicket) -> bool:
+        if scored.failure:
+            return self._note_failure(scored)
+        try:
             try:
                 size = write_rollouts(rollout_path(self.session.path, scored.ticket), scored)
             except OSError as error:
                 self._no_disk(error)
                 return True
             return self._note_rollouts(scored, size)
-        finally:
-            self._committing.discard(scored.ticket)
+        except (ValueError, TypeError) as error:  # of one's own sampler or scorer: it costs its ticket an attempt
+            return self._note_failure(replace(scored, failure=f"no valid rollouts: {type(error).__name__}: {error}"))
 
     @in_turn
     def _begin_commit(self, ticket: int) -> bool:
@@ -303,6 +331,7 @@ class Buffer:
         if version == self.ledger.version + 1:
             self._do(r.Published(version))
             self.last_progress = time.time()
+            self._flush()  # before files go that the record makes superfluous
             self.files.prune(self.ledger)
 
     @in_turn

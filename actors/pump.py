@@ -108,7 +108,9 @@ class Commits:
         Raises:
             NoAnswer: the buffer did not answer before the deadline.
         """
-        self._pending.append(self._threads.submit(self.session.call, "pump", "buffer", "commit", scored))
+        commit = self._threads.submit(self.session.call, "pump", "buffer", "commit", scored)
+        commit.add_done_callback(end_if_failed)
+        self._pending.append(commit)
         while self._pending and (len(self._pending) >= COMMITS_AT_ONCE or self._pending[0].done()):
             self._take()
 
@@ -124,6 +126,16 @@ class Commits:
                 self._take()
         finally:
             self._threads.shutdown()
+
+
+def end_if_failed(commit: Future) -> None:
+    """Ends the pump, to be restarted, when a commit failed: its row is gone, and the next one may never come.
+
+    A new segment leases the ticket anew.
+    """
+    if not commit.cancelled() and commit.exception() is not None:
+        log.error("a commit failed, the pump ends itself to be restarted: %s", commit.exception())
+        os._exit(1)
 
 
 def scored_ticket(row: dict) -> ScoredTicket:

@@ -128,9 +128,10 @@ def read_rows(path: Path, clips: Mapping[int, str], label: str) -> list[Row]:
         for record in pq.read_table(path, page_checksum_verification=True).to_pylist():
             if record["clip"] in clips:
                 latents = np.frombuffer(record["latents"], np.float16).reshape(record["shape"])
-                score = dict(record["scores"]).get(label)
-                role = clips[record["clip"]]
-                rows.append(Row(record["ticket"], record["clip"], role, record["prompt"], latents, score))
+                scores, role = dict(record["scores"]), clips[record["clip"]]
+                of = {"seed": record["seed"], "policy_version": record["policy_version"], "scores": scores}
+                key = record["ticket"], record["clip"]
+                rows.append(Row(*key, role, record["prompt"], latents, scores.get(label), **of))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

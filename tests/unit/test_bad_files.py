@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -229,7 +230,9 @@ def test_the_line_is_among_the_run_s_messages_on_the_terminal_once(tmp_path):
     notes: list[str] = []
     checkpoints.newest(tmp_path, "d" * 64, generations_only=True, refused=notes.append)
     observer = Observer.__new__(Observer)  # without its thread
-    observer.notes, observer.report, observer.results = notes, {"messages": [*notes, "another"]}, []
+    observer.notes, observer.report = notes, {"messages": [*notes, "another"]}
+    observer.results = SimpleNamespace(by_version=[])
+    observer.session = SimpleNamespace(path=tmp_path)
     out = io.StringIO()
     with LiveView(CONFIG, Console(file=out, width=60)) as view:
         for _ in range(2):

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -241,16 +242,20 @@ def test_a_restarted_buffer_takes_no_points_behind_a_gap_and_is_given_all(sessio
 def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
-    first = buffer.next_ticket(segment, 0)
+    begun, first = buffer.next_ticket(segment, 1), buffer.next_ticket(segment, 0)
+    assert buffer.started(begun.ticket, "sampler-1") == ("go", 0)
     assert buffer.scale({"sampler": 5}) == {"sampler": 5, "scorer": 1}
-    assert buffer.next_ticket(segment, 0) == first, "a slot that has its ticket keeps it"
-    assert isinstance(buffer.next_ticket(segment, 1), gate.End)
     assert not buffer.is_over(segment), "a ticket is still under way"
+    assert buffer.commit(scored(begun.ticket, [0.0] * 4))
+    assert buffer.next_ticket(segment, 0) == first, "a slot that has its ticket keeps it"
+    assert isinstance(buffer.next_ticket(segment, 2), gate.End)
+    assert buffer.is_over(segment), "nobody has begun the ticket"
+    assert buffer.started(first.ticket, "sampler-1") == ("skip", 0), "so nobody begins it in this segment"
     assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
     assert buffer.commit(scored(first.ticket, [0.0] * 4))
     assert buffer.is_over(segment) and buffer.has_work()
     again = restart(buffer)
-    assert isinstance(again.next_ticket(segment, 1), gate.End), "the cut is in the journal"
+    assert isinstance(again.next_ticket(segment, 2), gate.End), "the cut is in the journal"
     assert isinstance(again.next_ticket(again.begin_segment(), 0), gate.Grant)
     assert again.pools().sizes["sampler"] == 5
     assert [row.num_actors for row in again.takes({"scorer": 3}) if row.role in ("sampler", "scorer")] == [5, 3]
@@ -288,3 +293,25 @@ def test_threads_commit_at_once_and_each_ticket_counts_once(session):
     for ticket in tickets:  # the file is of the commit that counted
         kept = {rollout.scores["Loudness"] for rollout in buffer.ledger.tickets[ticket].rollouts}
         assert {row.score for row in read_rows(rollout_path(session.path, ticket), {0: ""}, "Loudness")} == kept
+
+
+def test_a_commit_that_is_sent_again_while_the_first_is_at_the_disk_waits_for_it(session):
+    buffer = Buffer(session)
+    granted = buffer.next_ticket(buffer.begin_segment(), 0)
+    buffer._committing.add(granted.ticket)  # the first call, at its Parquet file
+    with ThreadPoolExecutor(1) as threads:
+        again = threads.submit(buffer.commit, scored(granted.ticket, [0.5] * 4))
+        time.sleep(0.3)
+        assert not again.done()
+        buffer._committing.discard(granted.ticket)  # it failed; the second one does its work
+        assert again.result(10)
+    assert buffer.ledger.tickets[granted.ticket].state == "buffered"
+
+
+def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session):
+    buffer = Buffer(session)
+    granted = buffer.next_ticket(buffer.begin_segment(), 0)
+    assert buffer.started(granted.ticket, "sampler-1")[0] == "go"
+    assert buffer.commit(replace(scored(granted.ticket, [0.5] * 4), reasons=[{}]))
+    entry = buffer.ledger.tickets[granted.ticket]
+    assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)
