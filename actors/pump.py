@@ -165,7 +165,8 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
     config = session.config
-    logging.getLogger("ray.data").setLevel(logging.INFO)  # its debug lines are a kilobyte and a half a ticket, on disk
+    # Debug lines are a kilobyte and a half a ticket, on disk. Not "ray.data" itself: each execution sets that again.
+    logging.getLogger("ray.data._internal").setLevel(logging.INFO)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
