@@ -103,6 +103,7 @@ def test_the_doctor_looks_at_every_node(cluster, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_samplers_follow_who_waits_from_one_to_four_and_back(cluster, tmp_path):
     """A stage in which the trainer waits for slow samplers, then one in which they wait for a slow trainer."""
     run_dir = tmp_path / "run"

@@ -16,7 +16,7 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("where", WAITS)
+@pytest.mark.parametrize("where", ["sampler", pytest.param("trainer", marks=pytest.mark.long)])
 def test_a_run_that_hangs_ends_with_the_stack_of_who_hangs(tmp_path, where):
     run_dir = tmp_path / "run"
     overrides = (
