@@ -14,6 +14,7 @@ a run go to bench/chaos.jsonl, a table of all of them into bench/results.md. A r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import logging
 import os
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 SECTION = "Killed processes"
 SHARE_ON_CLUSTER = 2  # every second run
 MOST_KILLS_OF_A_RUN = 12
+LOGS_ONLY = {"ignore": shutil.ignore_patterns("sockets", "runtime_resources"), "ignore_dangling_symlinks": True}
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Goes on until there are `--kills` kills; 1 if any violation was found."""
     settings = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its cluster is taken down then, too
-    with tempfile.TemporaryDirectory(prefix="chaos", ignore_cleanup_errors=True) as folder:
-        os.environ["RAY_TMPDIR"] = folder  # its cluster is nobody else's `auto`
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("SIGTERM received"))  # its cluster is taken down then, too
+    with ray_folder() as folder:
         reference = undisturbed(settings)
         for _ in range(settings.runs) if settings.runs is not None else itertools.count():
             lines = read_lines(settings.lines)
             if left(settings, lines) <= 0:
                 break
-            one_run(settings, lines, reference)
+            outcome = one_run(settings, lines, reference)
             write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
+            if outcome.violations:
+                shutil.copytree(folder, settings.folder / f"ray-{time.strftime('%H%M%S')}", **LOGS_ONLY)
     lines = read_lines(settings.lines)
     violations = [what for line in lines for what in line.get("violations", ())]
     print(f"{sum(line['kind'] == 'kill' for line in lines)} kills, {len(violations)} violations; {settings.out}")
     return int(bool(violations))
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[str]:
+    """Where Ray keeps sessions and logs meanwhile: so its cluster is nobody else's `auto`."""
+    with tempfile.TemporaryDirectory(prefix="chaos", ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        yield folder
 
 
 def parse(arguments: Sequence[str] | None) -> Settings:

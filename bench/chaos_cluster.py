@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ class Machines:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # Cluster makes no token, and both sides must say the same
         # Without Ray's own exit hooks: these need the main thread, and kill a node when the thread ends that added it.
         self.cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}, shutdown_at_exit=False
@@ -68,6 +70,7 @@ class Machines:
         for thread in self._replacing:
             thread.join(60)
         self.cluster.shutdown()
+        del os.environ["RAY_AUTH_MODE"]
 
 
 def raylet_pid(node: Any) -> int:
