@@ -47,7 +47,7 @@ def write_version(session: Session, version: int, arrays: dict[str, np.ndarray])
 
 
 class Updated:
-    """An idle sampler: fetches, verifies and copies a version into its network."""
+    """An idle sampler on the CPU: fetches and verifies a version and takes it over into its network."""
 
     def __init__(self, session: Session, shapes: dict[str, tuple[int, ...]]) -> None:
         import torch
@@ -56,13 +56,13 @@ class Updated:
         self.session = session
         self.network = torch.nn.Module()
         for name, shape in shapes.items():
-            self.network.register_buffer(name.replace(".", "_"), torch.zeros(shape))
+            self.network.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.zeros(shape)))
 
     def update(self, version: int) -> int:
-        from rlloop.recipes.sampler import load_arrays
+        from rlloop.recipes.sampler import take_arrays
 
         found, arrays = fetch_arrays(self.session, "sampler", version)
-        load_arrays(self.network, {name.replace(".", "_"): array for name, array in arrays.items()})
+        take_arrays(self.network, {name.replace(".", "_"): array for name, array in arrays.items()})
         return found
 
     def get(self, refs: list) -> int:
@@ -151,9 +151,9 @@ def main(given: list[str]) -> None:
     ray.shutdown()
     command = f"python -m bench.publish {' '.join(given)}".strip()
     text = (
-        f"`{command}`, {describe()}. From a marked checkpoint to the last of {SAMPLERS} idle samplers that has copied "
-        f"the verified weights into its network, {arguments.repeats} times; in between, a bare put and {SAMPLERS} gets "
-        "of the same bytes. At most three times that is wanted.\n\n"
+        f"`{command}`, {describe()}. From a marked checkpoint to the last of {SAMPLERS} idle samplers that has taken "
+        f"the verified weights over into its network, {arguments.repeats} times; in between, a bare put and "
+        f"{SAMPLERS} gets of the same bytes. At most three times that is wanted.\n\n"
         "| GB | p50 s | p99 s | bare p50 s | ratio | wanted s |\n| --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(rows)
     )

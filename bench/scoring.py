@@ -15,6 +15,7 @@ import numpy as np
 from bench.machine import describe
 from bench.results import RESULTS, write_section
 from rlloop.config import load
+from rlloop.data.prompts import SHIPPED, read_prompts
 from rlloop.recipes.scorer import Scorer
 
 SECONDS, RATE_HZ = 10.0, 16_000
@@ -31,14 +32,14 @@ def make_audio(count: int) -> np.ndarray:
     return (0.05 * np.stack(tones) * (1 + np.sin(2 * np.pi * 0.5 * t)) / 2).astype(np.float32)
 
 
-def clips_per_cpu_second(scorer: Scorer, audio: np.ndarray, size: int, repeats: int) -> float:
+def clips_per_cpu_second(scorer: Scorer, audio: np.ndarray, prompts: list[str], size: int, repeats: int) -> float:
     """The best of several rounds over all clips, `size` at a time, after one that is not counted."""
     best = 0.0
     for round_ in range(repeats + 1):
         began = time.process_time()
         for first in range(0, len(audio), size):
             part = audio[first : first + size]
-            scores, reasons = scorer.score(part + 0.0, RATE_HZ, ["slow strings"] * len(part))
+            scores, reasons = scorer.score(part + 0.0, RATE_HZ, prompts[: len(part)])
             assert not any(reasons), reasons
         best = max(best, len(audio) / (time.process_time() - began)) if round_ else 0.0
     return best
@@ -52,9 +53,10 @@ def main(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(given)
     audio, lines = make_audio(arguments.clips), []
+    prompts = read_prompts(SHIPPED)[:1] * arguments.clips
     for rewards in [[name] for name in arguments.rewards] + [arguments.rewards]:
         scorer = Scorer(load("mini"), rewards, threads=1, has_gpu=False)
-        together, alone = (clips_per_cpu_second(scorer, audio, n, arguments.repeats) for n in (len(audio), 1))
+        together, alone = (clips_per_cpu_second(scorer, audio, prompts, n, arguments.repeats) for n in (len(audio), 1))
         lines.append(f"| {', '.join(rewards)} | {together:.2f} | {alone:.2f} | **{together / alone:.2f}** |")
         print(lines[-1], flush=True)
     command = f"python -m bench.scoring {' '.join(given)}".strip()

@@ -2,7 +2,8 @@
 
 Several threads may write; those that flush at the same time share one sync, which is what costs (a group commit).
 
-A crash may leave one incomplete record at the end: replay cuts it off. Damage anywhere else is refused.
+A crash may leave records at the end that never reached the disk whole: replay cuts them off. Each record names the
+byte up to which the file was on disk when it was written (`synced`), so damage before that is known and refused.
 
 So that a restart does not read a run from its start, `compact` closes a part: the state after it becomes a snapshot,
 its records are archived, and `journal.log` begins anew with the number of the next part. That number alone decides:
@@ -28,7 +29,7 @@ from typing import Any
 from rlloop.loop import records as r
 
 log = logging.getLogger(__name__)
-PART = "Part"
+PART, SYNCED = "Part", "synced"
 KEPT_SNAPSHOTS = 2
 GZIP_LEVEL = 6
 
@@ -54,7 +55,7 @@ class Journal:
         """The newest readable snapshot (None: there is none) and the records after it; cuts an incomplete last one off.
 
         Raises:
-            ValueError: a damaged record that is not the last one, or an archive that is needed is missing or damaged.
+            ValueError: a record that was acknowledged is damaged, or an archive that is needed missing or damaged.
         """
         number, _ = self._tail()
         for after in range(number - 1, 0, -1):
@@ -111,7 +112,7 @@ class Journal:
                 sync_folder(self.path.parent)
                 self._end = self._safe_end = self._file.tell()
             time = round(clock.time(), 3)  # as a replay reads it
-            data, done = encode(r.to_json(record, time)), 0
+            data, done = encode({**r.to_json(record, time), SYNCED: self._safe_end}), 0
             try:
                 while done < len(data):
                     done += self._file.write(data[done:])
@@ -242,16 +243,26 @@ def _records(path: Path, data: bytes, offset: int, is_last: bool) -> tuple[list[
     while offset < len(data):
         end = data.find(b"\n", offset)
         record = decode(data[offset:end]) if end >= 0 else None
-        if record is None and (not is_last or (end >= 0 and data.find(b"\n", end + 1) >= 0)):
+        if record is None and (not is_last or _synced_behind(data, offset) > offset):
             raise ValueError(
-                f"{path}: the record at byte {offset} fails its checksum and is not the last one; "
-                "the file was changed from outside: restore it from a backup or start a new run_dir"
+                f"{path}: the record at byte {offset} fails its checksum and is not of the last ones, which a crash "
+                "may cut; the file was changed from outside: restore it from a backup or start a new run_dir"
             )
         if record is None:
             break
+        record.pop(SYNCED, None)
         found.append(r.from_json(record))
         offset = end + 1
     return found, offset
+
+
+def _synced_behind(data: bytes, offset: int) -> int:
+    """The byte up to which the file was on disk, as the last whole record behind `offset` knows it.
+
+    After a loss of power later pages of one group may be there and earlier ones not: none of it was acknowledged.
+    """
+    whole = filter(None, map(decode, data[offset:].split(b"\n")))
+    return max((record.get(SYNCED, len(data)) for record in whole), default=0)
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -46,6 +46,8 @@ def remove_old_clips(run_dir: Path, bound: int, versions: Collection[int], names
         versions: whose held-out clips stay. names: files that stay, relative to run_dir.
     """
     folder = run_dir / "audio"
+    if not folder.exists():  # evaluation.audio_clips is 0
+        return 0
     files = [(entry.stat().st_mtime, entry) for entry in os.scandir(folder) if entry.name.endswith(".flac")]
     total = sum(entry.stat().st_size for _, entry in files)
     for _, entry in sorted(files, key=lambda found: (found[0], found[1].name)):

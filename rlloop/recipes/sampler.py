@@ -33,7 +33,9 @@ class Sampler:
         self._own_variant = network_variant(self.generator.network)
 
     def load(self, arrays: Mapping[str, np.ndarray], version: int, variant: str | None = None) -> None:
-        """Copies published float32 weights into the network, whatever its dtype and device.
+        """Takes published float32 weights over into the network, whatever its dtype and device.
+
+        On the CPU in float32 the network computes with `arrays` themselves: the samplers of a node share one copy.
 
         Args:
             variant: score variant that this version has (Plan.variant_of); None is the generator's own.
@@ -41,7 +43,7 @@ class Sampler:
             ValueError: names or shapes that are not the network's.
         """
         set_variant(self.generator.network, variant or self._own_variant)
-        load_arrays(self.generator.network, arrays)
+        take_arrays(self.generator.network, arrays)
         self.version = version
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> Sample:
@@ -94,6 +96,35 @@ def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: the first name or shape that disagrees.
     """
+    network.load_state_dict(as_tensors(network, arrays))
+
+
+def take_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `load_arrays`, for a network that only computes: its parameters become these arrays wherever they can.
+
+    That is on the CPU and of the same type; buffers, which a forward pass may write, are copied.
+
+    Raises:
+        ValueError: the first name or shape that disagrees.
+    """
+    import torch
+
+    given, own = as_tensors(network, arrays), network.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            new = given[name]
+            if isinstance(tensor, torch.nn.Parameter) and (tensor.device, tensor.dtype) == (new.device, new.dtype):
+                tensor.data = new
+            else:
+                tensor.copy_(new)
+
+
+def as_tensors(network, arrays: Mapping[str, np.ndarray]) -> dict:
+    """Tensors over the memory of arrays that have the names and shapes of a network's state.
+
+    Raises:
+        ValueError: the first name or shape that disagrees.
+    """
     import torch
 
     state = network.state_dict()
@@ -105,8 +136,8 @@ def load_arrays(network, arrays: Mapping[str, np.ndarray]) -> None:
                 f"the network expects {None if expected is None else tuple(expected.shape)}"
             )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to: a copy is
-        network.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()})
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
+        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
 
 
 def network_arrays(network) -> dict[str, np.ndarray]:

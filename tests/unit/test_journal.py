@@ -56,7 +56,38 @@ def test_a_flipped_bit_before_the_last_record_is_refused(tmp_path):
     data = bytearray(write(tmp_path / "j"))
     data[30] ^= 4
     (tmp_path / "j").write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="fails its checksum and is not the last one"):
+    with pytest.raises(ValueError, match="fails its checksum and is not of the last ones"):
+        list(Journal(tmp_path / "j").replay())
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_of_a_group_that_was_not_on_disk_what_stands_behind_the_damage_is_cut_off(tmp_path, damaged):
+    """After a loss of power a later page may be there and an earlier one not; nobody was told of either."""
+    journal = Journal(tmp_path / "j")
+    journal.append(RECORDS[0])
+    on_disk = (tmp_path / "j").stat().st_size
+    for record in RECORDS[1:4]:
+        journal.write(record)
+    data = bytearray((tmp_path / "j").read_bytes())
+    lines = [n for n in range(on_disk, len(data)) if data[n] == 10]
+    data[(on_disk, lines[0] + 1)[damaged] + 12] ^= 4
+    (tmp_path / "j").write_bytes(bytes(data))
+    again = Journal(tmp_path / "j")
+    assert [record for record, _ in again.replay()] == RECORDS[: 1 + damaged]
+    again.append(r.Published(7))
+    assert [record for record, _ in Journal(tmp_path / "j").replay()] == [*RECORDS[: 1 + damaged], r.Published(7)]
+
+
+def test_damage_is_refused_in_a_group_behind_which_another_was_written(tmp_path):
+    journal = Journal(tmp_path / "j")
+    for record in RECORDS[:3]:
+        journal.write(record)
+    journal.flush()
+    journal.append(RECORDS[3])
+    data = bytearray((tmp_path / "j").read_bytes())
+    data[30] ^= 4
+    (tmp_path / "j").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="not of the last ones"):
         list(Journal(tmp_path / "j").replay())
 
 

@@ -33,3 +33,7 @@ def test_the_oldest_clips_go_but_never_those_that_are_listened_to(tmp_path):
     kept = sorted(path.name for path in (tmp_path / "audio").glob("*.flac"))
     assert left == 500 and kept == sorted([*names[:2], *names[6:8], names[9]])
     assert remove_old_clips(tmp_path, 50, {0, 3}, {"audio/generation000001-best.flac"}) == 500  # those always stay
+
+
+def test_a_run_that_keeps_no_clips_has_none_to_remove(tmp_path):
+    assert remove_old_clips(tmp_path, 500, versions=set(), names=set()) == 0

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,7 @@ from rlloop.models.policy import (
     mini_generator,
 )
 from rlloop.models.vocoder import FilterbankInverse, MelInversion
-from rlloop.recipes.sampler import load_arrays, network_arrays
+from rlloop.recipes.sampler import load_arrays, network_arrays, take_arrays
 from rlloop.weights import load_safetensors
 from tests.golden.cases import fill
 
@@ -230,13 +231,32 @@ def test_bfloat16_is_near_and_takes_float32_weights(generator):
     assert (placed.sample_latents(PROMPTS, SEEDS, SHORT) - rough).abs().max() > 0.1
 
 
-def test_new_weights_reach_a_compiled_network_without_compiling_again(generator):
+def test_a_network_computes_with_the_arrays_themselves_and_copies_what_is_no_parameter_or_of_another_type(generator):
+    arrays = network_arrays(halved(generator.network))
+    for array in arrays.values():
+        array.flags.writeable = False  # as they come from the object store
+    taken, copied, rough = make(), make(), make().place(dtype="bfloat16", device="cpu")
+    for network in (taken.network, rough.network):
+        take_arrays(network, arrays)
+    load_arrays(copied.network, arrays)
+    expected = copied.sample_latents(PROMPTS, SEEDS, SHORT)
+    assert torch.equal(taken.sample_latents(PROMPTS, SEEDS, SHORT), expected)
+    assert (rough.sample_latents(PROMPTS, SEEDS, SHORT) - expected).abs().max() < 0.1 * expected.abs().max()
+    parameters = dict(taken.network.named_parameters())
+    own = {name: value.detach().numpy() for name, value in taken.network.state_dict().items()}
+    assert all(np.shares_memory(array, own[name]) == (name in parameters) for name, array in arrays.items())
+    with pytest.raises(ValueError, match="the network expects"):
+        take_arrays(taken.network, {name: array[:0] for name, array in arrays.items()})
+
+
+@pytest.mark.parametrize("load", [load_arrays, take_arrays])
+def test_new_weights_reach_a_compiled_network_without_compiling_again(generator, load):
     """What is traced and guarded is the same for every backend; the default one takes a minute to write its code."""
     compiled = make().place(compile=True, device="cpu", backend="eager")
     expected = generator.sample_latents(PROMPTS, SEEDS, SHORT)
     assert (compiled.sample_latents(PROMPTS, SEEDS, SHORT) - expected).abs().max() < 1e-5 * expected.abs().max()
     new = halved(generator.network)
-    load_arrays(compiled.network, network_arrays(new))
+    load(compiled.network, network_arrays(new))
     other = make()
     load_arrays(other.network, network_arrays(new))
     with torch.compiler.set_stance("fail_on_recompile"):
