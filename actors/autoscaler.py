@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.session import Session
+from actors.session import NoAnswer, Session
 from rlloop.loop.autoscale import Idle, Scaling, observe, samplers_idle, scorers_idle
+from rlloop.loop.snapshot import PoolsNow
 
 log = logging.getLogger(__name__)
+ANSWER_S = 10.0  # a look that is late is worth nothing
 
 
 @dataclass
@@ -19,31 +21,34 @@ class Looks:
 
     trainer: list[bool] = field(default_factory=list)
     samplers: list[float] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())  # looked up late: tests set the clock
 
 
 class Autoscaler:
     """Looks once a second, decides every `sampler.autoscale.every_s`. Without that section it does nothing.
 
-    While a pool of another size is being started nothing is judged: what waits then says nothing about sizes.
+    While a pool of another size is being started nothing is judged: what waits then says nothing about sizes. A pool
+    that is not complete after `loop.start_timeout_s` is judged as it is: for the rest there may be no machine.
     """
 
     def __init__(self, session: Session) -> None:
         self.session, self.bounds = session, session.config.sampler.autoscale
         self.state, self.looks = Scaling(), Looks()
+        self._loads_since: float | None = None
 
     def look(self, report: dict[str, Any]) -> None:
-        """One look at the buffer's report; a change is journaled there.
-
-        Raises:
-            NoAnswer: the buffer does not answer before the deadline.
-        """
+        """One look at the report; a change is journaled by the buffer. One that is away is asked the next time."""
         if self.bounds is None or not report:
             return
-        pools = self.session.call("driver", "buffer", "pools")
+        try:
+            self._look(report, self.session.call("driver", "buffer", "pools", timeout_s=ANSWER_S))
+        except NoAnswer as error:
+            log.warning("%s", error)
+            self.looks = Looks()
+
+    def _look(self, report: dict[str, Any], pools: PoolsNow) -> None:
         samplers, tickets = pools.sizes["sampler"], report["tickets"]
-        loads = tickets.get("leased", 0) and pools.at_work.get("sampler", 0) < samplers
-        if loads or pools.wanted["sampler"] != samplers:
+        if self._loads(pools) or pools.wanted["sampler"] != samplers:
             self.looks = Looks()
             return
         self.looks.trainer.append(report["trainer_state"].startswith("waiting"))
@@ -60,4 +65,13 @@ class Autoscaler:
         self.state, better = observe(self.state, idle, samplers, self.bounds)
         if better != samplers:
             log.info("samplers %d -> %d: %s", samplers, better, idle)
-            self.session.call("driver", "buffer", "scale", {"sampler": better})
+            self.session.call("driver", "buffer", "scale", {"sampler": better}, timeout_s=ANSWER_S)
+
+    def _loads(self, pools: PoolsNow) -> bool:
+        """Whether samplers of this segment are still on their way, and may be awaited."""
+        if pools.at_work.get("sampler", 0) >= pools.sizes["sampler"]:
+            self._loads_since = None
+            return False
+        now = time.monotonic()
+        self._loads_since = self._loads_since or now
+        return now - self._loads_since < self.session.config.loop.start_timeout_s

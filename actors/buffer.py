@@ -152,13 +152,22 @@ class Buffer:
             self._do(r.Leased(decision.ticket, decision.version, segment, slot))
         return decision
 
+    @in_turn
+    def arrived(self, segment: int, worker: str) -> None:
+        """A worker of this segment has its model and awaits tickets; a gauge."""
+        if segment == self.ledger.segment:
+            self._saw(worker)
+
+    def _saw(self, worker: str) -> None:
+        self.workers[worker.partition("-")[0]].add(worker)
+
     @acknowledged
     def started(self, ticket: int, worker: str) -> tuple[str, int]:
         """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed, or leased anew).
 
         The second part is the version of now: what waited in a queue since its lease is sampled with it.
         """
-        self.workers[worker.partition("-")[0]].add(worker)
+        self._saw(worker)
         if self._is_ending() and not self._is_begun(ticket):
             return "skip", self.ledger.version
         record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)

@@ -50,13 +50,14 @@ class Gate:
 class SamplerStage:
     """One sampler actor: keeps its weights fresh and draws one ticket at a time."""
 
-    def __init__(self, run_dir: str, epoch: int) -> None:
+    def __init__(self, run_dir: str, epoch: int, segment: int) -> None:
         self.session = Session(run_dir, epoch)
         stacks.register(self.session.path, "sampler")
         self.config = self.session.config
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.prompts = self.session.prompts["train"]
         self.sampler = load_target(self.config.sampler.target)(self.config, self.config.sampler)
+        self.session.tell("buffer", "arrived", segment, self.worker)
 
     def __call__(self, granted: Rows) -> Rows:
         ticket, version = int(granted["ticket"][0]), int(granted["version"][0])
@@ -105,13 +106,14 @@ class SamplerStage:
 class ScorerStage:
     """One actor of a pool of scorers: adds named scores to a ticket; the last pool drops the audio."""
 
-    def __init__(self, run_dir: str, epoch: int, role: str, is_last: bool) -> None:
+    def __init__(self, run_dir: str, epoch: int, segment: int, role: str, is_last: bool) -> None:
         self.session, self.role, self.is_last = Session(run_dir, epoch), role, is_last
         stacks.register(self.session.path, role)
         config = self.session.config
         self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         pool = config.scorer.all_pools[role]
         self.scorer = load_target(pool.target)(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
+        self.session.tell("buffer", "arrived", segment, self.worker)
 
     def __call__(self, sampled: Rows) -> Rows:
         if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):

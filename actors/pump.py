@@ -177,7 +177,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     gpus = sum(sizes[name] * role.num_gpus for name, role in roles.items())
     context.execution_options.resource_limits = ExecutionResources(cpu=cpus + 0.01, gpu=gpus)
     context.execution_options.preserve_order = False
-    place = (session.run_dir, session.epoch)
+    place = (session.run_dir, session.epoch, segment)
 
     def pool(size: int, depth: int, threads: int = POOL_THREADS) -> ActorPoolStrategy:
         return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=depth, max_concurrent_calls_per_actor=threads)
@@ -191,7 +191,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
         batch_size=1,
         compute=pool(1, GATE_DEPTH, 1),
         num_cpus=0,
-        fn_constructor_args=(*place, segment),
+        fn_constructor_args=place,
         batch_format="numpy",
     )
     stages = [("sampler", SamplerStage, place)]

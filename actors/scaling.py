@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from rich.console import Console
+
 from actors.attach import CALL_TIMEOUT_S, attached
+from actors.cluster import alive_nodes, possible_nodes
 from actors.session import Session
 from rlloop.loop.snapshot import PoolsNow
-from rlloop.resources import check_fits
+from rlloop.resources import check_nodes
 
 WAIT_S, POLL_S = 1800.0, 0.5
 
@@ -41,35 +44,37 @@ def pools(session: Session) -> PoolsNow:
 
 
 def refuse_too_much(session: Session, sizes: Mapping[str, int]) -> None:
-    """The sum of all roles has to fit on the cluster as it is.
+    """The sum of all roles has to fit on the nodes that there are, or that an autoscaler may add.
 
     Raises:
         ValueError: it does not; both numbers.
     """
-    import ray
-
-    there = ray.cluster_resources()
     rows = session.call("scale", "buffer", "takes", dict(sizes), timeout_s=CALL_TIMEOUT_S)
-    problem = check_fits(rows, there.get("CPU", 0.0), there.get("GPU", 0.0))
+    problem = check_nodes(rows, alive_nodes(), possible_nodes())
     if problem:
         raise ValueError(f"{problem}; or give --anyway, and the actors wait for nodes that come")
 
 
 def wait_for(session: Session, segment: int, sizes: Mapping[str, int]) -> None:
-    """Returns when every actor of the scaled pools has begun a ticket in a segment after `segment`.
+    """Returns when every actor of the scaled pools has its model, in a segment after `segment`; shows who is there.
 
     Raises:
-        ValueError: not within WAIT_S; says how many have.
+        ValueError: not within WAIT_S; says how many are.
     """
     began = time.monotonic()
-    while True:
-        now = pools(session)
-        if now.segment > segment and all(now.at_work.get(name, 0) >= size for name, size in sizes.items()):
-            return
-        if time.monotonic() - began > WAIT_S:
-            at_work = ", ".join(f"{name} {now.at_work.get(name, 0)} of {size}" for name, size in sizes.items())
-            raise ValueError(f"after {WAIT_S:.0f} s at work are {at_work}; the sizes stay, the cluster may lack room")
-        time.sleep(POLL_S)
+    with Console(stderr=True).status("the stream ends early") as status:
+        while True:
+            now = pools(session)
+            there = {name: now.at_work.get(name, 0) if now.segment > segment else 0 for name in sizes}
+            if now.segment > segment and all(there[name] >= size for name, size in sizes.items()):
+                return
+            at_work = ", ".join(f"{name} {there[name]} of {size}" for name, size in sizes.items())
+            if time.monotonic() - began > WAIT_S:
+                raise ValueError(
+                    f"after {WAIT_S:.0f} s at work are {at_work}; the sizes stay, the cluster may lack room"
+                )
+            status.update(f"at work: {at_work}" if now.segment > segment else "the tickets under way are finished")
+            time.sleep(POLL_S)
 
 
 def print_pools(now: PoolsNow) -> None:

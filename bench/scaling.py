@@ -1,4 +1,4 @@
-"""How long `rlloop scale` takes on a run of stand-ins: until every actor of the pool's new size has begun a ticket.
+"""How long `rlloop scale` takes on a run of stand-ins: until every actor of the new size has its model.
 
     python -m bench.scaling                     into bench/results.md, three minutes
 
@@ -66,7 +66,7 @@ def main(given: list[str]) -> None:
     lines = measure(folder)
     shutil.rmtree(folder)
     text = (
-        f"`python -m bench.scaling`, {describe()}. In effect: every actor of the new size has begun a ticket. Pause: "
+        f"`python -m bench.scaling`, {describe()}. In effect: every actor of the new size has its model. Pause: "
         "between two commits. A ticket "
         "takes 1.0 s; stand-ins load no model.\n\n"
         "| samplers | in effect after s | the command s | longest pause s |\n| --- | --- | --- | --- |\n"

@@ -88,7 +88,7 @@ class MomentClip:
 
 @dataclass(frozen=True)
 class PoolsNow:
-    """Pools by name in segment `segment`: its actors, those of the next one, and those that have begun a ticket."""
+    """Pools by name in segment `segment`: its actors, those of the next one, and those that have their model."""
 
     segment: int
     sizes: Mapping[str, int]
