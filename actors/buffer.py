@@ -25,7 +25,7 @@ from rlloop.algorithms.base import load_algorithm
 from rlloop.data.rollouts import ScoredTicket, rollout_path, write_rollouts
 from rlloop.loop import gate, stacks
 from rlloop.loop import records as r
-from rlloop.loop.journal import Journal
+from rlloop.loop.journal import Journal, sync_folder
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.points import Heard
 from rlloop.loop.snapshot import PoolsNow, TrainPoint
@@ -249,7 +249,9 @@ class Buffer:
             return self._note_failure(scored)
         try:
             try:
-                size = write_rollouts(rollout_path(self.session.path, scored.ticket), scored)
+                path = rollout_path(self.session.path, scored.ticket)
+                size = write_rollouts(path, scored)
+                sync_folder(path.parent)  # the journal may only name a file that a loss of power leaves there
             except OSError as error:
                 self._no_disk(error)
                 return True

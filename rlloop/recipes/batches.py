@@ -49,7 +49,7 @@ def slice_of(phase: Phase, rank: int, world: int) -> tuple[range, int]:
     """Which indices of the global batch a rank has, and in how many forward passes.
 
     Slices differ by one example at most; the number of passes is the same on every rank, because ZeRO 2 reduces
-    gradients in each.
+    gradients in each. So where an elastic group does not divide the batch, micro_batch_size 1 may mean two in a pass.
     """
     cuts = [phase.batch_size * n // world for n in range(world + 1)]
     smallest, largest = phase.batch_size // world, -(-phase.batch_size // world)
