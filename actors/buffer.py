@@ -161,11 +161,12 @@ class Buffer:
     def _saw(self, worker: str) -> None:
         self.workers[worker.partition("-")[0]].add(worker)
 
-    @acknowledged
+    @in_turn
     def started(self, ticket: int, worker: str) -> tuple[str, int]:
         """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed, or leased anew).
 
-        The second part is the version of now: what waited in a queue since its lease is sampled with it.
+        The second part is the version of now: what waited in a queue since its lease is sampled with it. A worker that
+        waits for the disk computes nothing, so this answer does not: a loss of power may cost the count of one death.
         """
         self._saw(worker)
         if self._is_ending() and not self._is_begun(ticket):
