@@ -20,7 +20,7 @@ from rlloop.loop.plan import clip_seeds, prompt_index
 from rlloop.recipes.build import load_target
 
 Rows = dict[str, np.ndarray]
-POLL_S = 0.1
+POLL_S, GIVE_WAY_S = 0.1, 0.5
 
 
 def as_row(**fields: Any) -> Rows:
@@ -29,22 +29,34 @@ def as_row(**fields: Any) -> Rows:
 
 
 class Gate:
-    """Hands one ticket to each slot, waiting where the gate rule says wait; a pool of one."""
+    """Hands one ticket to each slot, waiting where the gate rule says wait; a pool of one.
+
+    Slots come one after the other, after a restart in any order. So one that was given a ticket before may stand behind
+    one that must wait for that very ticket: after a while who waits gives way, and passes empty.
+    """
 
     def __init__(self, run_dir: str, epoch: int, segment: int) -> None:
         self.session, self.segment, self.ended = Session(run_dir, epoch), segment, False
+        self.passed: set[int] = set()
         stacks.register(self.session.path, "gate")
 
     def __call__(self, slots: Rows) -> Rows:
-        slot = int(slots["id"][0])
+        slot, since = int(slots["id"][0]), time.monotonic()
         while not self.ended:
             decision = self.session.call("gate", "buffer", "next_ticket", self.segment, slot)
             if isinstance(decision, gate.Grant):
+                self.passed.add(slot)
                 return as_row(ticket=decision.ticket, version=decision.version)
             self.ended = isinstance(decision, gate.End)
+            if not self.ended and self._may_block(decision) and time.monotonic() - since > GIVE_WAY_S:
+                break
             if not self.ended:
                 time.sleep(POLL_S)
         return as_row(ticket=-1, version=-1)
+
+    def _may_block(self, decision: gate.Wait) -> bool:
+        """Whether a ticket that is awaited may itself wait behind this slot."""
+        return not self.passed.issuperset(decision.queued)
 
 
 class SamplerStage:

@@ -21,7 +21,9 @@ class Grant:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing may start now; ask again."""
+    """Nothing may start now; ask again. `queued`: slots of this segment whose tickets no worker has begun."""
+
+    queued: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ def next_ticket(ledger: Ledger, segment: int, slot: int, max_staleness: int, dra
         return Grant(ticket, ledger.tickets[ticket].version or 0)
     if draining or segment == ledger.cut_segment:
         return End("the segment is cut short")
-    return whats_next(ledger, max_staleness)
+    found = whats_next(ledger, max_staleness)
+    if isinstance(found, Wait):
+        under_way = ((slot, ledger.tickets[ticket]) for slot, ticket in ledger.slots.items())
+        return Wait(tuple(slot for slot, entry in under_way if entry.state == "leased" and not entry.workers))
+    return found
 
 
 def whats_next(ledger: Ledger, max_staleness: int) -> Grant | Wait | End:

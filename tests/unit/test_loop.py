@@ -63,7 +63,9 @@ def test_seeds_depend_on_run_and_ticket_and_differ_between_clips():
 def test_synchronous_gate_hands_out_one_cohort_and_waits():
     ledger = make_ledger()
     assert [grant(ledger, slot).ticket for slot in range(4)] == [0, 1, 2, 3]
-    assert grant(ledger, 4) == gate.Wait()
+    assert grant(ledger, 4) == gate.Wait(queued=(0, 1, 2, 3))
+    ledger.apply(r.Started(1, "sampler-1", 0))
+    assert grant(ledger, 4) == gate.Wait(queued=(0, 2, 3))
     for ticket in range(4):
         buffer(ledger, ticket)
     assert grant(ledger, 4) == gate.Wait()  # closed, but version 1 is not published
@@ -93,7 +95,7 @@ def test_no_ticket_of_a_later_stage_before_that_stage():
     ledger = make_ledger(((1, 2), (1, 2)))
     for slot in range(2):
         grant(ledger, slot, staleness=5)
-    assert grant(ledger, 2, staleness=5) == gate.Wait()  # leased ones may come back
+    assert grant(ledger, 2, staleness=5) == gate.Wait(queued=(0, 1))  # leased ones may come back
     for ticket in range(2):
         buffer(ledger, ticket)
     assert isinstance(grant(ledger, 2, staleness=5), gate.End)
