@@ -20,6 +20,7 @@ from actors import startup, watchdog
 from actors.attach import note_address
 from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
+from actors.copier import Copier
 from actors.deadline import hard_deadline
 from actors.observer import Observer
 from actors.session import NoAnswer, Session
@@ -28,6 +29,7 @@ from rlloop.loop import stacks
 from rlloop.loop.checkpoints import newest_marked
 from rlloop.loop.result import kept_versions
 from rlloop.recipes.damaged import set_aside_results
+from rlloop.recipes.run_copy import RunCopy
 from rlloop.resources import node_request, node_types, show_bytes
 from rlloop.views.summary import build_summary, print_summary, write_summary
 from rlloop.views.tensorboard import RunWriter
@@ -66,9 +68,11 @@ class Signals:
             os._exit(INTERRUPTED[signal.Signals(number)])
 
 
-def run(config: Config, run_dir: str) -> int:
+def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
     """Runs or resumes the loop in `run_dir`; returns the exit status.
 
+    Args:
+        copy: what of it is kept elsewhere.
     Raises:
         ValueError: the run directory is in use, holds another run, or is damaged; one line.
     """
@@ -83,11 +87,14 @@ def run(config: Config, run_dir: str) -> int:
             notes: list[str] = []
             session = _prepare(path, config, corpus, view, notes)
             signals.install()  # again: ray.init has put its own SIGTERM handler there
-            outcome, snapshot = _drive(session, view, signals, began, notes)
+            copier = Copier(session, copy)
+            outcome, snapshot = _drive(session, view, signals, copier, began, notes)
         summary = build_summary(config, snapshot, kept_versions(path), status=outcome.status, reason=outcome.reason)
         write_summary(path, summary)
         print_summary(summary)
-        return outcome.exit_status
+        if lacks := copier.finish():
+            print(f"rlloop: {lacks}", file=sys.stderr)
+        return outcome.exit_status or bool(lacks)
     except KeyboardInterrupt:
         print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
         return INTERRUPTED[signal.SIGINT]
@@ -123,7 +130,7 @@ def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView, no
     return session
 
 
-def _drive(session: Session, view: LiveView, signals: Signals, began: float, notes: list[str]):
+def _drive(session: Session, view: LiveView, signals: Signals, copier: Copier, began: float, notes: list[str]):
     """Starts everything and watches it to its end; returns (outcome, last snapshot)."""
     startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
     view.phase("starting the actors")
@@ -139,6 +146,8 @@ def _drive(session: Session, view: LiveView, signals: Signals, began: float, not
     while outcome is None:
         time.sleep(TICK_S)
         outcome = _show(observer, view, writer) or _decide(session, signals, trainer, observer)
+        if copier.problem:
+            outcome = outcome or Outcome("failed", copier.problem, 1)
         if outcome is None:
             autoscaler.look(observer.report)
     _stop(session, outcome)
@@ -324,11 +333,18 @@ class TrainerThread(threading.Thread):
                 return
             except Exception as error:
                 log.exception("fit() %d ended", fits)
+                self._free_resources()
                 self.error = " ".join(str(error).split())[-400:] or type(error).__name__
                 in_vain = in_vain + 1 if newest_marked(self.session.path) == newest else 0
                 most = self.session.config.trainer.max_failures if isinstance(error, RayActorError) else 0
                 if in_vain > most:
                     return
+
+    def _free_resources(self) -> None:
+        try:
+            remove_groups()
+        except Exception:  # the next fit may find room all the same, and says what it lacks
+            log.exception("the placement groups of the last fit may be left")
 
     def _fit(self, number: int) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -355,6 +371,20 @@ class TrainerThread(threading.Thread):
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         ).fit()
+
+
+def remove_groups() -> None:
+    """Frees what the placement groups of this job hold, which are Train's alone, before it asks for another.
+
+    Train's cleaner does it for a controller that was killed, but finds out by the State API, which needs a dashboard.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for number, entry in placement_group_table().items():
+        if number.endswith(job) and entry["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(number)))
 
 
 def collective_timeout_s(session: Session) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ def start(preset: str, overrides: list[str], dry_run: bool) -> int:
     Raises:
         ValueError: one line about what a user can set right.
     """
-    from rlloop.preflight import check, choose_run_dir, prepare_run_dir
+    from rlloop.preflight import check, choose_run_dir, prepare_run_dir, working_dir
 
     config = load(preset, overrides)
     if code := named_code(config):
@@ -68,10 +69,16 @@ def start(preset: str, overrides: list[str], dry_run: bool) -> int:
     check(config, os.environ)
     if dry_run:
         return 0
+    copy = None
+    if "://" in run_dir:
+        from rlloop.recipes.fetch_run import fetch_run
+
+        folder = working_dir(run_dir, os.environ)
+        copy, run_dir = fetch_run(run_dir, Path(folder), config.digest()), folder
     prepare_run_dir(config, run_dir)
     from actors.driver import run
 
-    return run(config, run_dir)
+    return run(config, run_dir, copy)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from rlloop.config import Config, resolve_rewards
 from rlloop.resources import check_fits, machine_cpus, machine_gpus, resources, show_bytes
@@ -46,6 +47,14 @@ def choose_run_dir(config: Config, preset: str, environment: Mapping[str, str]) 
         )
     chosen = config.run_dir or os.path.join(base or "runs", preset)
     return chosen if "://" in chosen else str(Path(chosen).expanduser().resolve())
+
+
+def working_dir(uri: str, environment: Mapping[str, str]) -> str:
+    """Where a run works whose copy is at `uri`: a folder of its name in $RLLOOP_RUNS, else in the user's cache."""
+    base = environment.get("RLLOOP_RUNS", "")
+    if "://" in base or not base:
+        base = os.path.join(environment.get("XDG_CACHE_HOME") or "~/.cache", "rlloop", "runs")
+    return str(Path(base).expanduser().resolve() / (PurePosixPath(urlsplit(uri).path).name or urlsplit(uri).netloc))
 
 
 def check(config: Config, environment: Mapping[str, str]) -> None:
@@ -270,12 +279,10 @@ def prepare_run_dir(config: Config, where: str) -> None:
     """Creates the run directory and sees that what is still to be written fits on its disk.
 
     Raises:
-        ValueError: it is a URI, cannot be written to, or the run does not fit.
+        ValueError: it cannot be written to, or the run does not fit.
     """
     from rlloop.recipes.disk import free_bytes, kept_free
 
-    if "://" in where:
-        raise ValueError(f"run_dir {where} is a URI; give a local path or a shared mount: run_dir=PATH")
     run_dir = Path(where)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -9,14 +9,20 @@ from typing import Annotated
 import typer
 
 
-def run(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, such as runs/mini.")]) -> None:
+def run(
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory, such as runs/mini, or the URI of a run's copy.")
+    ],
+) -> None:
     """Prints every ticket as one JSON object a line: ticket, state, version, attempts, times of each state.
 
     Reads the journal and changes nothing, so it may be used while the run goes on.
 
     Example: rlloop ledger runs/mini | grep '"state": "failed"'
     """
-    for line in lines(run_dir):
+    from rlloop.recipes.fetch_run import local_run
+
+    for line in lines(local_run(run_dir)):
         print(line)
 
 

@@ -9,11 +9,15 @@ import typer
 
 
 def run(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, such as runs/mini.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory, such as runs/mini, or the URI of a run's copy.")
+    ],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_B]", help="Another run to compare with it.", show_default=False)
+        str | None, typer.Argument(metavar="[RUN_B]", help="Another run to compare with it.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file.", show_default="RUN/report.html")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file.", show_default="RUN/report.html; of a URI, report.html")
+    ] = None,
 ) -> None:
     """Writes one self-contained HTML file: curves, tables, clips to listen to, a blind test, what went wrong, what ran.
 
@@ -25,9 +29,11 @@ def run(
 
     rlloop report runs/seed0 runs/seed1 --out comparison.html
     """
-    folders = [run_dir] if other is None else [run_dir, other]
-    name = "report.html" if other is None else f"report-against-{other.resolve().name}.html"
-    target = run_dir / name if out is None else out
+    from rlloop.recipes.fetch_run import local_run
+
+    folders = [local_run(each) for each in (run_dir, other) if each is not None]
+    name = "report.html" if other is None else f"report-against-{folders[1].resolve().name}.html"
+    target = Path(name if "://" in run_dir else folders[0] / name) if out is None else out
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {out.absolute().parent}; create it or choose another")
     if target.is_dir():

@@ -26,6 +26,7 @@ class Loop(Section):
     start_timeout_s: float = Field(
         1800.0, gt=0, description="the same before the first of a start: nodes come up, models load"
     )
+    copy_every_s: float = Field(60.0, gt=0, description="how old the copy at a run_dir that is a URI may grow")
     max_buffer_bytes: int = Field(2 * 2**30, ge=2**20, description="bound on what the buffer may have to hold")
 
 
@@ -96,7 +97,10 @@ class Config(Section):
     """One run. `python -m rlloop.main --dry-run` prints it resolved."""
 
     seed: int = Field(0, ge=0, description="decides prompts, noise, dropout and order")
-    run_dir: str | None = Field(None, description="where the run lives; default $RLLOOP_RUNS or runs/, plus the preset")
+    run_dir: str | None = Field(
+        None,
+        description="where the run lives, or the URI of its copy; default $RLLOOP_RUNS or runs/, plus the preset",
+    )
     prompts: str | None = Field(None, description="file of prompts to train on; default: the shipped ones")
     heldout_prompts: str | None = Field(None, description="file of prompts to evaluate on; default: the shipped ones")
     corpus: str | None = Field(
@@ -154,7 +158,9 @@ class Config(Section):
             decisive["trainer"].pop(key)
         for key in ("max_failures", "keep_checkpoints", "checkpoint_minutes"):
             decisive["trainer"].pop(key)
-        for key in ("segment_slots", "wait_timeout_s", "stall_timeout_s", "start_timeout_s", "max_buffer_bytes"):
+        for key in ("wait_timeout_s", "stall_timeout_s", "start_timeout_s", "copy_every_s"):
+            decisive["loop"].pop(key)
+        for key in ("segment_slots", "max_buffer_bytes"):
             decisive["loop"].pop(key)
         for key in ("in_between", "audio_clips", "alarm"):
             decisive["evaluation"].pop(key)

@@ -23,6 +23,7 @@ import threading
 import time as clock
 import zlib
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,22 @@ class Journal:
             log.warning("%s: fails its checksum; the records before it are read instead", path)
             return None
         return found["state"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The whole lines of a journal's current part, and what of the run they have reached: (part, versions in it)."""
+
+    data: bytes
+    state: tuple[int, int]
+
+
+def take_cut(path: Path) -> Cut:
+    """A journal as it is now, while it is written. Of equal `state` means that no version was published in between."""
+    data = path.read_bytes() if path.exists() else b""
+    data = data[: data.rfind(b"\n") + 1]
+    first = decode(data.partition(b"\n")[0]) or {}
+    return Cut(data, (int(first.get("number", 1)), data.count(b'"type":"Published"')))
 
 
 def _records(path: Path, data: bytes, offset: int, is_last: bool) -> tuple[list[tuple[r.Record, float]], int]:

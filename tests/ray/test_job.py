@@ -89,16 +89,19 @@ def job(client: dict, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def submit(client: dict, name: str, *overrides: str, options: tuple = ()) -> subprocess.CompletedProcess:
+def submit(client: dict, name: str, *overrides: str, options: tuple) -> subprocess.CompletedProcess:
     """Waits for the job's end; `--` ends the options of `ray job submit`."""
-    command = ("python", "-m", "rlloop.main", "--config", "tests/fake.yaml", *overrides)
+    config = "tests/fake.yaml" if options[0] == "--working-dir" else str(runs.FAKE)
+    command = ("python", "-m", "rlloop.main", "--config", config, *overrides)
     return job(client, "submit", "--submission-id", name, *options, "--", *command)
 
 
 def test_jobs_stop_with_a_checkpoint_and_resume_and_fail_with_status_one(head):
-    """Form with --working-dir: stopped, submitted again, finished; then a mistake."""
+    """Submitted with --working-dir and stopped; resumed by the installed project, without; then a mistake."""
     run_dir = Path(head["RLLOOP_RUNS"]) / "fake"
     upload = ("--working-dir", str(runs.REPOSITORY))
+    # On nodes that are set up nothing is uploaded: the code is found by its path, the run by RLLOOP_RUNS.
+    installed = ("--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(runs.REPOSITORY)}}))
     first = submit(head, "first", *TINY, options=(*upload, "--no-wait"))
     assert first.returncode == 0, first.stderr + first.stdout
     digest = load(runs.FAKE, list(TINY)).digest()
@@ -111,7 +114,7 @@ def test_jobs_stop_with_a_checkpoint_and_resume_and_fail_with_status_one(head):
     logs = job(head, "logs", "first").stdout
     assert "starting the actors" in logs and "SIGINT received" in logs
 
-    again = submit(head, "again", *TINY, options=upload)
+    again = submit(head, "again", *TINY, options=installed)
     assert again.returncode == 0, again.stdout[-3000:]
     assert "finished" in again.stdout and "succeeded" in again.stdout
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "finished"
@@ -130,15 +133,6 @@ def wait_for_checkpoint(client: dict, run_dir: Path, digest: str, name: str) -> 
             return found[1].step
         assert time.monotonic() < deadline, job(client, "logs", name).stdout[-3000:]
         time.sleep(0.2)
-
-
-def test_a_job_without_a_working_dir_takes_the_installed_project(head):
-    """On nodes that are set up, nothing is uploaded: the code is found by its path, the run by RLLOOP_RUNS."""
-    environment = json.dumps({"env_vars": {"PYTHONPATH": str(runs.REPOSITORY)}})
-    command = ("python", "-m", "rlloop.main", "--config", str(runs.FAKE), "--dry-run")
-    done = job(head, "submit", "--runtime-env-json", environment, "--", *command)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert f"run_dir: {head['RLLOOP_RUNS']}/fake" in done.stdout
 
 
 def test_a_client_without_the_token_is_turned_away(head):
