@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlloop.recipes.run_copy import RunCopy
@@ -48,7 +49,7 @@ def restore(copy: RunCopy, folder: Path) -> None:
     Raises:
         ValueError: there is no copy, it is damaged, or the store does not answer.
     """
-    with Progress(*BARS, transient=True) as bars:
+    with Progress(*BARS, transient=True, console=Console(stderr=True)) as bars:
         task = bars.add_task(f"fetching {copy.uri}", total=None)
         try:
             found = copy.restore(folder, lambda done, total: bars.update(task, completed=done, total=total))
