@@ -7,96 +7,44 @@ segment and slot, or version. Several threads answer calls: one at a time in the
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import logging
 import os
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import wraps
 from itertools import takewhile
-from pathlib import Path
-from typing import Any
 
+from actors.journaled import Journaled, acknowledged, in_turn
 from actors.session import Session
 from rlloop.algorithms.base import load_algorithm
 from rlloop.data.rollouts import ScoredTicket, rollout_path, write_rollouts
 from rlloop.loop import gate, stacks
 from rlloop.loop import records as r
-from rlloop.loop.journal import Journal, sync_folder
-from rlloop.loop.ledger import Ledger
+from rlloop.loop.journal import sync_folder
 from rlloop.loop.points import Heard
 from rlloop.loop.snapshot import PoolsNow, TrainPoint
 from rlloop.recipes.cohort import close_cohort, cohort_candidates
-from rlloop.recipes.disk import free_bytes, full_disk, kept_free
 from rlloop.recipes.gauges import BusyWindow
 from rlloop.recipes.rollout_files import RolloutFiles
-from rlloop.recipes.run_state import RunState, newest_cohort, oldest_start
+from rlloop.recipes.run_state import newest_cohort, oldest_start
 from rlloop.resources import Row, resources, show_bytes
 
-log = logging.getLogger(__name__)
 KEPT_POINTS = 5000  # as many as a checkpoint has
-DISK_EVERY_S = 1.0
 BUSY_WINDOW_S = 60.0
 COMMIT_WAIT_S, COMMIT_POLL_S = 15.0, 0.05  # for an earlier call of the same ticket
 THREADS = 32  # calls that may wait for the disk together: they share its syncs
 
 
-def in_turn(method: Callable) -> Callable:
-    """A method that reads or changes the state: one call at a time."""
-
-    @wraps(method)
-    def call(self: Buffer, *args: Any) -> Any:
-        with self._turn:
-            return method(self, *args)
-
-    return call
-
-
-def acknowledged(method: Callable) -> Callable:
-    """As `in_turn`, and the answer leaves when all that it rests on is on disk: its own records and those before."""
-    turned = in_turn(method)
-
-    @wraps(method)
-    def call(self: Buffer, *args: Any) -> Any:
-        answer = turned(self, *args)
-        self._flush()
-        return answer
-
-    return call
-
-
-class Buffer:
-    """Life: replaying -> running -> stopping (gate and selections answer end and stop)."""
+class Buffer(Journaled):
+    """The calls of gate, workers, pump, trainer and driver; what is gauged beside them is of this process alone."""
 
     def __init__(self, session: Session) -> None:
-        self.session = session
-        self.config = session.config
-        self._turn = threading.RLock()
-        self._committing: set[int] = set()
         stacks.register(session.path, "buffer")
-        self._lock = lock_journal(session.path, self.config.loop.wait_timeout_s)
-        self.journal = Journal(session.path / "journal" / "journal.log")
-        self.state = RunState(self.config, session.plan)
-        snapshot, records = self.journal.restore()
-        if snapshot is not None:
-            self.state.load(snapshot)
-        try:
-            for record, when in records:
-                self.state.fold(record, when)
-        except (AssertionError, IndexError) as error:
-            said = " ".join(str(error).split())[:160]
-            raise ValueError(f"{self.journal.path}: a record contradicts those before it: {said}") from None
-        self.compact_at = self.config.limits.journal_tail
+        super().__init__(session)
+        self._committing: set[int] = set()
         self.files = RolloutFiles(session.path, self.config, session.plan)
         self.files.prune(self.ledger)
-        self.kept_free, self.free_bytes = kept_free(session.path, self.config), free_bytes
-        self._disk_seen = -DISK_EVERY_S
         self.sizes_now = self.pool_sizes()  # of this segment
-        self.stop_reason = ""
-        self.fatal = ""
         self.points: deque[TrainPoint] = deque(maxlen=KEPT_POINTS)
         self.trainer_state, self.trainer_starts = "starting", 0
         roles = ("sampler", *self.config.scorer.all_pools)
@@ -104,16 +52,11 @@ class Buffer:
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
-        self.messages: deque[str] = deque(maxlen=50)
         self.last_progress = 0.0  # of this process: a buffer that dies again and again makes none
         if self.ledger.epoch < session.epoch:
             self._do(r.EpochBegan(session.epoch))
         self._close_cohorts()
         self._flush()
-
-    @property
-    def ledger(self) -> Ledger:
-        return self.state.ledger
 
     # ---- the gate's side
 
@@ -374,10 +317,6 @@ class Buffer:
         if text not in self.messages:
             self.messages.append(text)
 
-    def stop(self, reason: str) -> None:
-        """Ends the gate and answers the trainer with stop; not journaled: a restarted driver goes on."""
-        self.stop_reason = self.stop_reason or reason
-
     @in_turn
     def add_busy(self, role: str, seconds: float) -> None:
         self.busy.add(role, seconds)
@@ -437,87 +376,3 @@ class Buffer:
         self.restarts += self._restarts_now()
         for seen in self.workers.values():
             seen.clear()
-
-    def _do(self, record: r.Record) -> None:
-        """Journals first, then folds; who answers for it flushes before."""
-        if newer_epoch(self.session.path) > self.session.epoch:
-            log.error("a newer epoch than %d runs on %s: this buffer ends", self.session.epoch, self.session.run_dir)
-            os._exit(1)
-        try:
-            when = self.journal.write(record)
-        except OSError as error:
-            self._no_disk(error)
-            raise
-        self.state.fold(record, when)
-        if self.journal.num_bytes > self.compact_at:
-            self._compact()
-
-    def _compact(self) -> None:
-        """A snapshot instead of what a restart would read; not before as many bytes again as it has itself."""
-        try:
-            size = self.journal.compact(self.state.dump())
-        except OSError as error:
-            log.warning("%s: no snapshot (%s); the journal goes on without", self.session.run_dir, error)
-            size = self.compact_at
-        self.compact_at = max(self.config.limits.journal_tail, 2 * size)
-
-    def _watch_disk(self) -> None:
-        """Ends the run while there is still room for its last checkpoint."""
-        now = time.monotonic()
-        if now < self._disk_seen + DISK_EVERY_S or self.fatal:
-            return
-        self._disk_seen, free = now, self.free_bytes(self.session.path)
-        if free < self.kept_free:
-            self._end(full_disk(self.session.path, free, self.kept_free))
-
-    def _flush(self) -> None:
-        """Waits until what was journaled so far is on disk.
-
-        Raises:
-            OSError: it cannot be; the run ends.
-        """
-        try:
-            self.journal.flush()
-        except OSError as error:
-            self._no_disk(error)
-            raise
-
-    @in_turn
-    def _no_disk(self, error: OSError) -> None:
-        self._end(
-            f"{self.session.run_dir}: cannot write ({error.strerror}); nothing committed is lost: "
-            "free space there and repeat the command"
-        )
-
-    def _end(self, reason: str) -> None:
-        """The run ends with this line and a status other than zero."""
-        self.fatal = self.fatal or reason
-        self.stop(self.fatal)
-
-
-def newer_epoch(run_dir: Path) -> int:
-    """The highest epoch that a driver has taken in this run directory; 0 when none has."""
-    epochs = [int(p.name) for p in (run_dir / "epochs").glob("[0-9]*") if p.name.isdecimal()]
-    return max(epochs, default=0)
-
-
-def lock_journal(run_dir: Path, timeout_s: float):
-    """Holds the journal for this process; waits for an old buffer to be gone.
-
-    Raises:
-        TimeoutError: another process holds it still.
-    """
-    path = run_dir / "journal" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"buffer waits for the buffer of an earlier epoch on {path} since {timeout_s:.0f} s"
-                ) from None
-            time.sleep(0.2)

@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from actors import startup
-from actors.buffer import newer_epoch
+from actors.journaled import newer_epoch
 from actors.observer import Observer
 from rlloop.config import load
 from rlloop.data.rollouts import ScoredTicket, read_rows, rollout_path, write_rollouts
