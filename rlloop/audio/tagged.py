@@ -43,9 +43,13 @@ def write_tagged(
         audio: [T] float; what lies beyond ±1 is clipped.
         details: what JSON can hold.
         bits: 16 or 24, or 32 for float (WAV alone).
+    Raises:
+        ValueError: audio that is not mono or not finite.
     """
     if audio.ndim != 1:
         raise ValueError(f"{path}: audio has shape {audio.shape}; expected mono, [T]")
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{path}: audio is not finite")
     suffix = path.suffix.lower().lstrip(".")
     comment = json.dumps(details)  # ASCII, whatever a prompt holds
     out = io.BytesIO()

@@ -137,6 +137,8 @@ class GenerateWorker:
 
     def _write(self, path: str, clip: Clip, record: dict[str, Any]) -> dict:
         """What a step refuses costs this clip alone; a folder that cannot be written to ends the call."""
+        if not np.isfinite(clip.audio).all():
+            return {"path": path, "reason": "audio is not finite: the policy diverged, or its settings are extreme"}
         try:
             done = self.chain(clip.audio, clip.sample_rate_hz)
         except Exception as error:

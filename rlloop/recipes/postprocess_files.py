@@ -36,6 +36,8 @@ def plan(clips: Sequence[ClipFile], source: Path, out: Path) -> list[Task]:
     folder = source if source.is_dir() else source.parent
     if out.resolve() == folder.resolve():
         raise ValueError(f"--out {out} is the folder of the clips; nothing is overwritten, choose another")
+    if source.is_dir() and folder.resolve() in out.resolve().parents:
+        raise ValueError(f"--out {out} lies in {folder}, whose clips the next call would take for more; choose another")
     tasks = []
     for clip in dict.fromkeys(clips):
         path = Path(clip.path)
@@ -53,6 +55,9 @@ class PostprocessWorker:
     """Called with tasks as rows, it yields {"path", "facts", "is_kept"} or {"path", "reason"} for each.
 
     A file that says it was made from the same samples with the same steps is kept as it is.
+
+    What a chain made of another clip or with other steps is made anew; what somebody else put there stays, and its clip
+    has a reason.
 
     Args:
         out: folder. device: of steps that can choose; threads: of torch.
@@ -81,12 +86,27 @@ class PostprocessWorker:
         audio, rate = read_audio(row["file"], max_seconds=MAX_SECONDS)
         target = self.out / row["path"]
         made = {"source_crc32": f"{zlib.crc32(audio.tobytes()):08x}", "steps": self.steps, "bits": self.bits}
-        found = read_details(target) if target.is_file() else None
-        if found and found.get("postprocessed") == made:
+        found = made_here(target)
+        if found and found["postprocessed"] == made:
             return {"facts": found.get("postprocess", {}), "is_kept": True}
         done = self.chain(audio, rate)
         before = read_details(Path(row["file"])) or {"prompt": row["prompt"]}
-        facts = {**before.get("postprocess", {}), **done.facts}
-        details = {**before, "postprocess": facts, "postprocessed": made}
+        earlier = [*before.pop("earlier_postprocess", []), *filter(None, [before.pop("postprocess", None)])]
+        details = {**before, "postprocess": done.facts, "postprocessed": made}
+        details |= {"earlier_postprocess": earlier} if earlier else {}  # a later step may have changed the level
         write_tagged(target, done.audio, rate, details, self.bits)
         return {"facts": done.facts, "is_kept": False}
+
+
+def made_here(target: Path) -> dict[str, Any] | None:
+    """The details of a clip that a chain made; None where there is no file.
+
+    Raises:
+        ValueError: there is one of somebody else.
+    """
+    if not target.exists():
+        return None
+    found = read_details(target) if target.is_file() else None
+    if not found or "postprocessed" not in found:
+        raise ValueError(f"{target} is there and was not made by post-processing; choose another --out")
+    return found

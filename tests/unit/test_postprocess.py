@@ -301,6 +301,32 @@ def test_a_step_that_cannot_be_built_is_refused(step, words):
     assert words in str(error.value)
 
 
+def test_what_somebody_else_put_there_stays(tmp_path):
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    out.mkdir()
+    for folder, hz in ((clips, 400.0), (out, 500.0)):
+        soundfile.write(folder / "a.wav", tone(0.9, RATE, hz=hz), RATE)
+    soundfile.write(clips / "b.wav", tone(0.9, RATE), RATE)
+    before = (out / "a.wav").read_bytes()
+    assert "not made by post-processing; choose another --out" in run("loudness", clips, "--out", out, status=1)
+    assert (out / "a.wav").read_bytes() == before and (out / "b.wav").exists()
+    said = run("loudness", clips, "--out", clips / "levelled", status=2)
+    assert "whose clips the next call would take for more" in said and not (clips / "levelled").exists()
+
+
+def test_the_facts_are_those_of_the_last_chain_and_earlier_ones_are_kept_apart(tmp_path):
+    clips, level, half = tmp_path / "clips", tmp_path / "level", tmp_path / "half"
+    clips.mkdir()
+    soundfile.write(clips / "a.wav", tone(0.9, RATE), RATE)
+    run("loudness", clips, "--out", level)
+    for _ in range(2):
+        assert "LUFS" not in run("chain", level, "--out", half, "--steps", HALF)  # the level is another one now
+    found = read_details(half / "a.wav")
+    assert "loudness" not in found["postprocess"]
+    assert [set(facts) for facts in found["earlier_postprocess"]] == [{"loudness"}]
+
+
 def test_bad_files_cost_themselves_and_the_same_command_goes_on(tmp_path, repo):
     clips, out = tmp_path / "clips", tmp_path / "out"
     (clips / "below").mkdir(parents=True)
