@@ -10,9 +10,9 @@ NodeType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and unknown keys are refused."""
+    """A part of the configuration: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Generator(Section):

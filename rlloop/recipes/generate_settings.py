@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,17 @@ def parse_score(text: str) -> dict[str, float | None]:
     """The setting that --score changes: none where it is empty.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is no finite number.
     """
     if not text:
         return {}
     try:
-        return {"score": None if text.lower() == "none" else float(text)}
+        score = None if text.lower() == "none" else float(text)
     except ValueError:
-        raise ValueError(f"--score '{text}' is no number; expected one, or none") from None
+        score = math.nan
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"--score '{text}' is no finite number; expected one, or none")
+    return {"score": score}
 
 
 def check_submission(rows: Sequence[Row], seeds: Sequence[int], suffix: str, bits: int) -> None:

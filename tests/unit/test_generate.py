@@ -40,6 +40,15 @@ class Picky:
         return Processed(audio / 2)
 
 
+class Diverged:
+    """A step that leaves nothing finite of a clip."""
+
+    def process(self, audio, sample_rate_hz):
+        from rlloop.recipes.postprocess_steps import Processed
+
+        return Processed(audio / np.zeros(1))
+
+
 def generate(*arguments, status=0):
     done = CliRunner().invoke(app, ["generate", *map(str, arguments)])
     assert done.exit_code == status, done.output
@@ -67,6 +76,17 @@ def test_the_mini_stack_gives_the_same_bytes_twice_whatever_is_generated_beside(
     assert (row["prompt"], row["seed"], row["noise_seed"]) == ("a calm piano piece", 7, 7)
     assert row["scores"]["tunejury_mini"] is not None and row["postprocess"]["loudness"]["target_lufs"] == -16.5
     assert row["settings"]["sampling"]["num_steps"] == 4
+
+
+def test_audio_that_is_not_finite_is_no_clip(tmp_path):
+    """The solver's state overflows float16; a step divides by zero."""
+    said = generate("a calm piano piece", "--steps", 2, "--guidance", "1e30", "--out", tmp_path, status=1)
+    assert "audio is not finite: the policy diverged" in said and not list(tmp_path.glob("*.wav"))
+    step = f"{__name__}:Diverged"
+    said = generate("x", *FAKE, "--postprocess", step, "--out", tmp_path, status=1)
+    assert "post-processing: audio is not finite" in said and not list(tmp_path.glob("*.wav"))
+    with pytest.raises(ValueError, match="audio is not finite"):
+        write_tagged(tmp_path / "x.wav", np.array([0.0, np.nan]), 1600, {})
 
 
 def test_the_mini_stack_draws_other_lengths_and_exported_weights(tmp_path):
@@ -369,7 +389,9 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         (["x", *FAKE, "--postprocess", "reverb"], "step 'reverb' is unknown"),
         (["x", *FAKE, "--seed", "1,1"], "names one twice"),
         (["x", *FAKE, "--seed", "-1"], "expected whole numbers"),
-        (["x", *FAKE, "--score", "high"], "is no number"),
+        (["x", *FAKE, "--score", "high"], "is no finite number"),
+        (["x", *FAKE, "--score", "nan"], "is no finite number"),
+        (["x", *FAKE, "--guidance", "inf"], "finite"),
         (["x", *FAKE, "--solver", "rk4"], "options: sampling.solver"),
         (["x", *FAKE, "--seconds", 3], "has no set_clip_seconds"),
         (["x", *FAKE, "--format", "mp3"], "mp3 of 16 bits cannot be written"),
