@@ -143,8 +143,6 @@ class GenerateWorker:
             done = self.chain(clip.audio, clip.sample_rate_hz)
         except Exception as error:
             return {"path": path, "reason": " ".join(f"post-processing: {error or type(error).__name__}".split())}
-        if not np.isfinite(done.audio).all():
-            return {"path": path, "reason": "post-processing: audio is not finite"}
         record = {**record, "postprocess": done.facts}
         write_tagged(Path(self.job.out) / path, done.audio, clip.sample_rate_hz, record, self.job.bits)
         return {"path": path}
