@@ -58,7 +58,7 @@ def _compute_missing(
     plan: Plan, files: EncoderFiles, folder: Path, batch: int, pool: Pool, progress: JobProgress
 ) -> tuple[int, dict[str, str]]:
     progress.phase("starting Ray and loading the encoders")
-    start()
+    start(folder.resolve())
     computed, failures = 0, {}
     rows = [{"prompt": prompt} for prompt in plan.missing]
     args = (files, str(folder.resolve()), plan.spec, batch, pool.device, pool.threads)

@@ -14,10 +14,12 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from actors.cluster import PROBE_S, nodes_without
 from actors.startup import start_ray
 from rlloop.preflight import on_cluster
 from rlloop.resources import machine_cpus, machine_gpus
@@ -91,11 +93,34 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
-def start() -> None:
-    """Starts or joins Ray, quietly: what Ray logs is in its own files, and shown with RLLOOP_VERBOSE."""
+def start(out: Path | None = None) -> None:
+    """Starts or joins Ray, quietly: what Ray logs is in its own files, and shown with RLLOOP_VERBOSE.
+
+    Args:
+        out: folder that workers write to; every node has to see it.
+    Raises:
+        ValueError: a node does not, or does not answer.
+    """
     if not os.environ.get("RLLOOP_VERBOSE"):
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     start_ray()
+    try:
+        blind = nodes_without(out, PROBE_S) if out is not None else []
+    except TimeoutError as error:
+        raise ValueError(str(error)) from None
+    if blind:
+        raise ValueError(
+            f"{out} is not seen by {len(blind)} nodes of the cluster ({', '.join(blind[:4])}), whose clips or rows "
+            "would be lost; give a folder on a mount that all nodes share"
+        )
+
+
+def gpu_share() -> float:
+    """One GPU an actor where the machine, or the cluster that Ray has joined, has any; else none."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0.0) if ray.is_initialized() else machine_gpus()
+    return float(min(1.0, found))
 
 
 def run_pool(worker: type, args: tuple, rows: Sequence[Mapping[str, Any]], rows_per_call: int, pool: Pool) -> Iterator:

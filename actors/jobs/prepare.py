@@ -45,7 +45,7 @@ def fill_corpus(
     found = ()
     if todo:
         view.phase("starting Ray and loading the models")
-        start()
+        start(collector.folder)
         found = run_pool(worker, (job, pool.threads, pool.device), todo, rows_per_call, pool)
     missing = collector.collect((Outcome(**outcome) for outcome in found), view.advance)
     return Summary(collector.finish(), collector.resumed, collector.failures, missing, time.monotonic() - began)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -67,6 +66,9 @@ def run(
     gpus: Annotated[
         float | None, typer.Option(min=0.0, help="GPUs of each.", show_default="1 where there is one")
     ] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run code that the configuration of --run names, such as a generator.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips made with other settings.")] = False,
     show: Annotated[Path | None, typer.Option(help="Print how a clip was made, from the file itself, and end.")] = None,
 ) -> None:
@@ -98,7 +100,8 @@ def run(
     rows, seeds = given.given_rows(prompts or [], prompts_file), given.parse_seeds(seed)
     if submission is not None:
         given.check_submission(rows, seeds, suffix, bits)
-    settings, source = given.resolve_policy(policy, version, weights, config)
+        given.check_zip(submission)
+    settings, source = given.resolve_policy(policy, version, weights, config, trust_code)
     changes: dict[str, Any] = {"num_steps": steps, "solver": solver or None, "guidance": guidance}
     changes |= {"negative_prompt": negative, "prompt_prefix": prefix}
     changes = {key: value for key, value in changes.items() if value is not None} | given.parse_score(score)
@@ -156,14 +159,12 @@ def draw(
         the reason of each clip that could not be made, by path.
     """
     from rlloop.recipes.generate_folder import write_index
-    from rlloop.resources import machine_gpus
     from rlloop.views.progress import JobProgress
 
-    share = float(min(1, machine_gpus())) if gpus is None else gpus
     failed = {}
     try:
         with JobProgress("clips", len(missing)) as progress:
-            for done in outcomes(job, [asdict(clip) for clip in missing], actors, cpus, share, progress):
+            for done in outcomes(job, [asdict(clip) for clip in missing], actors, cpus, gpus, progress):
                 failed |= {done["path"]: done["reason"]} if "reason" in done else {}
                 progress.advance(1, int("reason" in done))
     except KeyboardInterrupt:
@@ -171,28 +172,28 @@ def draw(
         raise typer.Exit(130) from None
     finally:
         write_index(out, clips)
-    return failed
+    lost = [clip.path for clip in missing if clip.path not in failed and not (out / clip.path).is_file()]
+    return failed | dict.fromkeys(lost, "a worker made it, but it is not in the folder: is that shared by all nodes?")
 
 
 def outcomes(
-    job: Job, rows: list[dict], actors: int, cpus: float, gpus: float, progress: JobProgress
+    job: Job, rows: list[dict], actors: int, cpus: float, gpus: float | None, progress: JobProgress
 ) -> Iterator[dict[str, str]]:
     """What became of each row, as it is done."""
     if not rows:
         return
     if not actors:
         from rlloop.recipes.generate_worker import GenerateWorker
+        from rlloop.resources import machine_gpus
 
         progress.phase("loading the models")
-        yield from GenerateWorker(job, max(1, int(cpus)), "cuda" if gpus else "cpu")(rows)
+        has_gpu = bool(machine_gpus() if gpus is None else gpus)
+        yield from GenerateWorker(job, max(1, int(cpus)), "cuda" if has_gpu else "cpu")(rows)
         return
     from actors.jobs.generate import generate_on_actors
-    from actors.jobs.pool import Pool
 
-    pool = Pool(actors, cpus, gpus)
-    pool.check(os.environ)
     progress.phase("starting Ray and loading the models")
-    yield from generate_on_actors(job, rows, pool)
+    yield from generate_on_actors(job, rows, actors, cpus, gpus)
 
 
 def finish(
@@ -200,6 +201,7 @@ def finish(
 ) -> None:
     """Says what was made, writes the ZIP, and ends with status 1 where a clip is missing."""
     from rlloop.recipes.generate_folder import write_index, write_submission
+    from rlloop.recipes.generate_settings import SUBMISSION_RATE_HZ
     from rlloop.recipes.postprocess import loudness_counts, loudness_line
 
     for path, reason in list(failed.items())[:NUM_SHOWN]:
@@ -219,5 +221,10 @@ def finish(
             print(f"rlloop: {submission} is not written: {len(failed)} clips are missing", file=sys.stderr)
         raise typer.Exit(1)
     if submission:
-        write_submission(submission, clips, out)
+        rates = write_submission(submission, clips, out)
         print(f"{submission}: {len(clips)} files")
+        if rates != {SUBMISSION_RATE_HZ}:
+            print(
+                f"rlloop: note: the challenge wants {SUBMISSION_RATE_HZ} Hz, these have {sorted(rates)}",
+                file=sys.stderr,
+            )

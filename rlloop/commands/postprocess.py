@@ -132,6 +132,9 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
         raise typer.Exit(130) from None
     finally:
         write_index(out, [ClipRequest(path, "", 0) for path, each in done.items() if "reason" not in each])
+    for each in done.values():
+        if "reason" not in each and not (out / each["path"]).is_file():
+            each["reason"] = "a worker made it, but it is not in the folder: is that shared by all nodes?"
     good = [each for each in done.values() if "reason" not in each]
     reasons = Counter(each["reason"] for each in done.values() if "reason" in each)
     for reason, count in reasons.most_common(SHOWN_REASONS):
@@ -168,6 +171,6 @@ def outcomes(
     pool = Pool(actors, cpus, gpus)
     pool.check(os.environ)
     progress.phase("starting Ray and loading the steps")
-    start()
+    start(out.resolve())
     args = (entries, str(out.resolve()), pool.threads, pool.device, bits)
     yield from run_pool(PostprocessWorker, args, rows, 1, pool)

@@ -47,6 +47,21 @@ def named_code(config: Config) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def refuse_code(config: Config, where: str) -> None:
+    """For a configuration that comes with a run, which may be anybody's.
+
+    Raises:
+        ValueError: it names code.
+    """
+    if named := named_code(config):
+        key, path = named[0]
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        raise ValueError(
+            f"{where}: its configuration names code that would be run, {key} {path}{more}; give --trust-code if you "
+            "know it, or --config with one of your own"
+        )
+
+
 def _is_target(key: str, value: Any) -> bool:
     """Whether a key is one of those under which code is looked up, and its value neither built in nor of rlloop."""
     parts = key.split(".")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from rlloop.audio.tagged import read_details
 from rlloop.recipes.clip_files import read_lines
 from rlloop.recipes.disk import make_writable
@@ -95,14 +97,18 @@ def read_index(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_submission(path: Path, clips: Sequence[ClipRequest], out: Path) -> None:
-    """A flat ZIP of the clips under their file names, {id}.wav (reference.md section 10); complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_submission(path: Path, clips: Sequence[ClipRequest], out: Path) -> set[int]:
+    """A flat ZIP of the clips under their file names, {id}.wav (reference.md section 10); complete or not at all.
+
+    Returns:
+        the sample rates in it, Hz.
+    """
     part = path.with_name(path.name + ".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for clip in clips:
             archive.writestr(zip_entry(clip.path), (out / clip.path).read_bytes())
     os.replace(part, path)
+    return {soundfile.info(out / clip.path).samplerate for clip in clips}
 
 
 def zip_entry(name: str) -> zipfile.ZipInfo:

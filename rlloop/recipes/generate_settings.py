@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlloop.config import Config, RewardEntry, build, load, resolve_rewards
+from rlloop.config.trust import refuse_code
 from rlloop.recipes.generate_request import Row, read_rows
 from rlloop.recipes.policy_source import Policy, built_policy, file_policy, run_policy
 from rlloop.rewards.registry import check_reward
 
-SUBMISSION_SECONDS = 10.0  # reference.md section 10
+SUBMISSION_SECONDS, SUBMISSION_RATE_HZ = 10.0, 44_100  # reference.md section 10
 MAX_SEED = 2**62
 
 
@@ -85,11 +87,31 @@ def check_submission(rows: Sequence[Row], seeds: Sequence[int], suffix: str, bit
         raise ValueError(f"--submission is of wav files of 16 bits; found --format {suffix} --bits {bits}")
 
 
-def resolve_policy(run: Path | None, version: int | None, weights: str, config: str) -> tuple[Config, Policy]:
-    """The configuration and the weights to sample with.
+def check_zip(path: Path) -> None:
+    """Whether a submission can be written there, before any clip is made; makes its folder.
 
     Raises:
-        ValueError: they cannot be found, or two ways of naming them are mixed.
+        ValueError: it is no name of a ZIP, a folder, or below what cannot be written to.
+    """
+    if path.suffix.lower() != ".zip" or path.is_dir():
+        raise ValueError(f"--submission {path}: expected the name of a ZIP file, such as submission.zip")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--submission {path}: {error.strerror}; choose another") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--submission {path}: {path.parent} cannot be written to; choose another")
+
+
+def resolve_policy(
+    run: Path | None, version: int | None, weights: str, config: str, trusts_code: bool = False
+) -> tuple[Config, Policy]:
+    """The configuration and the weights to sample with.
+
+    Args:
+        trusts_code: whether code that a run's own configuration names may be run.
+    Raises:
+        ValueError: they cannot be found, two ways of naming them are mixed, or a run names code that is not trusted.
     """
     if run is not None and weights:
         raise ValueError(f"--run {run} and --weights {weights} both name weights; give one")
@@ -97,7 +119,11 @@ def resolve_policy(run: Path | None, version: int | None, weights: str, config: 
         raise ValueError(f"--version {version} is of a run; name it with --run")
     if run is not None:
         found, policy = run_policy(run, version)
-        return (load(config) if config else found), policy
+        if config:
+            return load(config), policy
+        if not trusts_code:
+            refuse_code(found, str(run))
+        return found, policy
     settings = load(config or "mini")
     return file_policy(weights, settings) if weights else (settings, built_policy(settings))
 

@@ -114,17 +114,24 @@ def test_a_run_gives_its_result_another_version_or_one_checkpoint(tmp_path):
     folders = {v: store(run, v, {name: array * (1 + 0.1 * v) for name, array in arrays.items()}) for v in (0, 1, 2)}
     (run / "config.json").write_text(config.model_dump_json())
     (run / "summary.json").write_text(json.dumps({"policy_versions": 2, "result_version": 1}))
+    refused = generate("x", "--run", run, "--out", tmp_path / "none", status=2)
+    assert (
+        "names code that would be run, generator.target tests.fakes:tiny_generator and 3 more; give --trust" in refused
+    )
+    assert not (tmp_path / "none").exists()
     asked = {"result": ["--run", run], "two": ["--run", run, "--version", 2], "folder": ["--run", folders[1]],
              "zero": ["--run", run, "--version", 0], "built": FAKE}  # fmt: skip
     found, versions = {}, {}
     for name, options in asked.items():
-        generate("x", *options, "--out", tmp_path / name)
+        generate("x", *options, "--trust-code", "--out", tmp_path / name)
         found[name] = soundfile.read(tmp_path / name / "x-s0.wav")[0]
         versions[name] = lines(tmp_path / name)[0]["version"]
     assert versions == {"result": 1, "two": 2, "folder": 1, "zero": 0, "built": None}
     assert np.array_equal(found["result"], found["folder"]) and np.array_equal(found["zero"], found["built"])
     assert not np.array_equal(found["result"], found["two"]) and not np.array_equal(found["result"], found["zero"])
-    assert "made with weights" in generate("x", "--run", run, "--version", 2, "--out", tmp_path / "zero", status=2)
+    assert "made with weights" in generate(
+        "x", "--run", run, "--version", 2, "--trust-code", "--out", tmp_path / "zero", status=2
+    )
 
 
 def test_the_official_stack_is_built_with_exported_weights(tmp_path):
@@ -348,8 +355,10 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         ("blank", "id,prompt\na,x\nb,\n"), ("none", "id,prompt\n"), ("columns", "a,b\n1,2\n"),
     ):  # fmt: skip
         (tmp_path / f"{name}.csv").write_text(text)
+    (tmp_path / "good.csv").write_text("id,prompt\na,x\n")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     zipped = ["--submission", tmp_path / "s.zip"]
+    good = ["--prompts", tmp_path / "good.csv", "--submission"]
     for options, words in (
         ([], "no prompt; give one in quotes"),
         ([" "], "a prompt is empty"),
@@ -365,6 +374,9 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         (["x", "--run", tmp_path / "nowhere"], "nowhere: no such run"),
         (["x", "--run", tmp_path / "run"], "holds no complete checkpoint"),
         (["x", "--run", tmp_path], "is no run and no complete checkpoint"),
+        ([*good, tmp_path / "clips.wav"], "expected the name of a ZIP file"),
+        ([*good, tmp_path], "expected the name of a ZIP file"),
+        ([*good, "/proc/nope/s.zip"], "No such file or directory; choose another"),
         (["x", "--version", 3], "name it with --run"),
         (["x", "--weights", tmp_path / "none.pt"], "neither an existing path nor a known name"),
         (["x", "--weights", tmp_path / "file"], "file is empty"),
