@@ -92,6 +92,7 @@ def run(
         return
     choose_subtype(suffix, bits)
 
+    from rlloop.config.trust import code_line
     from rlloop.recipes import generate_settings as given
     from rlloop.recipes.generate_request import request_clips
     from rlloop.recipes.generate_worker import Job
@@ -102,6 +103,8 @@ def run(
         given.check_submission(rows, seeds, suffix, bits)
         given.check_zip(submission)
     settings, source = given.resolve_policy(policy, version, weights, config, trust_code)
+    if policy is not None and (line := code_line(settings)):
+        print(f"rlloop: note: {line}", file=sys.stderr)
     changes: dict[str, Any] = {"num_steps": steps, "solver": solver or None, "guidance": guidance}
     changes |= {"negative_prompt": negative, "prompt_prefix": prefix}
     changes = {key: value for key, value in changes.items() if value is not None} | given.parse_score(score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,9 @@ def run(
         Path | None, typer.Option(help="A run, one of its checkpoints, or weights.safetensors; default: as shipped.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.svg.")] = Path("runs/sweep"),
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run code that --config names where that is a run's config.json.")
+    ] = False,
 ) -> None:
     """Samples the held-out prompts at each s, with the same seeds: scores with intervals, distance, Spearman of s.
 
@@ -24,9 +28,16 @@ def run(
 
     rlloop sweep-score --weights runs/mini
     """
-    from rlloop.config import load
+    from rlloop.config import find_preset, load
+    from rlloop.config.trust import code_line, refuse_code
+    from rlloop.loop.result import is_run
 
     values, settings = parse(scores), load(config)
+    path = find_preset(config)
+    if path.name == "config.json" and is_run(path.parent) and not trust_code:  # the report says to give it so
+        refuse_code(settings, f"--config {config}")
+    if line := code_line(settings):
+        print(f"rlloop: note: {line}", file=sys.stderr)
 
     from rich.console import Console
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from rlloop.config.rewards import RewardPool
+from rlloop.config.sections import Sampler
+
 if TYPE_CHECKING:
     from rlloop.config.run import Config
 
@@ -14,6 +17,7 @@ SECRET_KEY = re.compile(r"(?i)(^|_)(token|password|passwd|secret|api_?key|access
 SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|(AKIA|ASIA)[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})"
 )
+BUILT_IN = tuple(section.model_fields["target"].default for section in (Sampler, RewardPool))
 ADVICE = "a configuration is stored and shown; give it by an environment variable, such as HF_TOKEN"
 
 
@@ -42,9 +46,18 @@ def has_password(value: str) -> bool:
 
 
 def named_code(config: Config) -> list[tuple[str, str]]:
-    """(key, dotted path) of all code that is not built in: of generator, pools, rewards, algorithms, steps."""
+    """(key, dotted path) of all code that is not built in: of generator, pools, rewards, algorithms, steps.
+
+    A path into rlloop is such code, too: some of its functions run what their arguments say.
+    """
     found = [(key, value) for key, value in _leaves(config.model_dump(mode="json")) if _is_target(key, value)]
     return list(dict.fromkeys(found))
+
+
+def code_line(config: Config) -> str:
+    """What `named_code` finds, in one line; "" where it finds nothing."""
+    named = ", ".join(f"{key} {path}" for key, path in named_code(config))
+    return f"the configuration names code that is run: {named}" if named else ""
 
 
 def refuse_code(config: Config, where: str) -> None:
@@ -63,17 +76,12 @@ def refuse_code(config: Config, where: str) -> None:
 
 
 def _is_target(key: str, value: Any) -> bool:
-    """Whether a key is one of those under which code is looked up, and its value neither built in nor of rlloop."""
+    """Whether a key is one of those under which code is looked up, and its value not built in."""
     parts = key.split(".")
+    parts = parts[3:] if parts[:2] == ["scorer", "pools"] else parts  # the name of a pool may be any word
     listed = len(parts) > 1 and parts[-1].isdigit() and parts[-2] in ("rewards", "scores", "postprocess")
     is_looked_up = parts[-1] in ("target", "algorithm") or listed
-    return (
-        is_looked_up
-        and "options" not in parts
-        and isinstance(value, str)
-        and ":" in value
-        and not value.startswith("rlloop.")
-    )
+    return is_looked_up and "options" not in parts and isinstance(value, str) and ":" in value and value not in BUILT_IN
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

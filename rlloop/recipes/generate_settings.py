@@ -122,7 +122,7 @@ def resolve_policy(
         if config:
             return load(config), policy
         if not trusts_code:
-            refuse_code(found, str(run))
+            refuse_code(found, f"--run {run}")
         return found, policy
     settings = load(config or "mini")
     return file_policy(weights, settings) if weights else (settings, built_policy(settings))

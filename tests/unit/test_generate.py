@@ -123,7 +123,8 @@ def test_a_run_gives_its_result_another_version_or_one_checkpoint(tmp_path):
              "zero": ["--run", run, "--version", 0], "built": FAKE}  # fmt: skip
     found, versions = {}, {}
     for name, options in asked.items():
-        generate("x", *options, "--trust-code", "--out", tmp_path / name)
+        said = generate("x", *options, "--trust-code", "--out", tmp_path / name)
+        assert ("note: the configuration names code that is run: generator.target tests." in said) == (name != "built")
         found[name] = soundfile.read(tmp_path / name / "x-s0.wav")[0]
         versions[name] = lines(tmp_path / name)[0]["version"]
     assert versions == {"result": 1, "two": 2, "folder": 1, "zero": 0, "built": None}

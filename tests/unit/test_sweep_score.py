@@ -134,6 +134,18 @@ def test_the_command_writes_figures_and_a_plot(tmp_path):
     assert "Spearman" in done.output and "note: no distance: the generator is tests.fakes" in done.output
 
 
+def test_what_a_run_stored_is_trusted_by_its_own_word(tmp_path):
+    """The report says to give it as --config; whose run that is nobody knows."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(load("tests/fake.yaml").model_dump_json())
+    asked = ["sweep-score", "--config", str(tmp_path / "config.json"), "--scores", "1", "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2 and not (tmp_path / "out").exists()
+    assert "config.json: its configuration names code that would be run, generator.target tests.f" in refused.stderr
+    trusted = CliRunner().invoke(app, [*asked, "--trust-code"])
+    assert trusted.exit_code == 0 and "code that is run: generator.target tests.fakes:tiny" in trusted.stderr
+
+
 def test_values_of_s():
     assert parse("none, 0,1.5") == [None, 0.0, 1.5]
     for text, message in (

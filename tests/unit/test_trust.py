@@ -63,12 +63,21 @@ def test_our_own_ray_stays_on_loopback_with_tokens_and_a_cluster_gets_the_token_
 
 
 def test_code_of_ones_own_is_listed_wherever_it_is_named():
-    overrides = ["scorer.pools={p: {rewards: ['my.judges:Judge']}}", "generator.options={target: 'no.code:here'}"]
+    pools = (
+        "{p: {rewards: ['my.judges:Judge']}, options: {rewards: [{name: a, target: 'b:c', options: {target: 'd:e'}}]}}"
+    )
+    overrides = [
+        f"scorer.pools={pools}",
+        "sampler.target=rlloop.main:start",
+        "generator.options={target: 'no.code:here'}",
+    ]
     found = dict(named_code(load(FAKE, overrides)))
     assert found == {
         "generator.target": "tests.fakes:tiny_generator",
         "scorer.rewards.0": "tests.fakes:Loudness",
         "scorer.pools.p.rewards.0": "my.judges:Judge",
+        "scorer.pools.options.rewards.0.target": "b:c",
+        "sampler.target": "rlloop.main:start",
         "evaluation.scores.0": "tests.fakes:Loudness",
         "evaluation.scores.1": "tests.fakes:Softness",
     }
