@@ -97,11 +97,14 @@ class GenerateWorker:
     def _generate(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict]:
         seeds = [candidate_seed(row["seed"], n) for row in rows for n in range(self.job.best_of)]
         prompts = [row["prompt"] for row in rows for _ in range(self.job.best_of)]
-        clips = self._draw(prompts, seeds)
+        clips, broken = self._draw(prompts, seeds)
         scores, reasons = self.scorer.score_clips(clips)
         for number, row in enumerate(rows):
             mine = range(number * self.job.best_of, (number + 1) * self.job.best_of)
-            best = max(mine, key=lambda n: (self._rank(scores[n]), -n))
+            best = max(mine, key=lambda n: (not broken[n], self._rank(scores[n]), -n))
+            if broken[best]:
+                yield {"path": row["path"], "reason": broken[best]}
+                continue
             record = {
                 "prompt": row["prompt"],
                 "seed": row["seed"],
@@ -119,8 +122,9 @@ class GenerateWorker:
         value = scores[self.scorer.names[0]] if self.scorer.names else None
         return -np.inf if value is None else value
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Clip]:
-        clips = []
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[Clip], list[str]]:
+        """A clip a seed, and what is wrong with each: "" where nothing is."""
+        clips, broken = [], []
         for first in range(0, len(seeds), self.job.batch):
             part = slice(first, first + self.job.batch)
             try:
@@ -133,12 +137,11 @@ class GenerateWorker:
             rate = drawn.sample_rate_hz
             waves = [fit(wave, rate, self.job.fit_seconds) for wave in drawn.audio]
             clips += [Clip(wave, rate, prompt) for wave, prompt in zip(waves, prompts[part], strict=True)]
-        return clips
+            broken += [not_finite(each, wave) for each, wave in zip(drawn.latents, drawn.audio, strict=True)]
+        return clips, broken
 
     def _write(self, path: str, clip: Clip, record: dict[str, Any]) -> dict:
         """What a step refuses costs this clip alone; a folder that cannot be written to ends the call."""
-        if not np.isfinite(clip.audio).all():
-            return {"path": path, "reason": "audio is not finite: the policy diverged, or its settings are extreme"}
         try:
             done = self.chain(clip.audio, clip.sample_rate_hz)
         except Exception as error:
@@ -146,6 +149,13 @@ class GenerateWorker:
         record = {**record, "postprocess": done.facts}
         write_tagged(Path(self.job.out) / path, done.audio, clip.sample_rate_hz, record, self.job.bits)
         return {"path": path}
+
+
+def not_finite(latents: np.ndarray, wave: np.ndarray) -> str:
+    """Why a drawn clip is none; "" where it is one. A vocoder that clamps makes full scale of infinite latents."""
+    if np.isfinite(wave).all() and np.isfinite(latents).all():
+        return ""
+    return "audio is not finite: the policy diverged, or its settings are extreme"
 
 
 def fit(wave: np.ndarray, sample_rate_hz: int, seconds: float | None) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from typer.testing import CliRunner
 
 from rlloop.audio.tagged import read_details, write_tagged
@@ -333,6 +334,43 @@ def test_a_step_that_refuses_a_clip_costs_that_clip(tmp_path):
     for row in lines(out):
         halved, plain = (soundfile.read(folder / row["path"])[0] for folder in (out, tmp_path / "plain"))
         assert np.abs(halved - plain / 2).max() < 1e-4
+
+
+@pytest.mark.parametrize(("value", "where"), [(np.nan, "decode"), (np.inf, "decode"), (np.inf, "sample_latents")])
+def test_a_clip_that_is_not_finite_is_a_failed_one(tmp_path, value, where):
+    """Infinite latents of the tiny generator decode to full scale, as with any vocoder that clamps."""
+    generator = {"target": "tests.unit.test_generate:spoilt", "options": {"value": value, "where": where}}
+    text = Path("tests/fake.yaml").read_text().replace('generator: {target: "tests.fakes:tiny_generator"}', "")
+    (tmp_path / "spoilt.yaml").write_text(f"{text}generator: {yaml.safe_dump(generator, default_flow_style=True)}")
+    asked = ["--config", tmp_path / "spoilt.yaml", "--out", tmp_path / "out", "--postprocess", "none"]
+    shown = generate("a", "bb", *asked, "--seed", 6, status=1)
+    assert "rlloop: bb-s7.wav: audio is not finite" in shown and "1 clips in" in shown and "1 failed" in shown
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-s6.wav", "clips.jsonl"]
+    best = ["--best-of", 2, "--rewards", "tests.fakes:Broken", "--batch", 2]  # no candidate has a score
+    generate("bb", *asked, *best, "--seed", 7)
+    assert lines(tmp_path / "out")[-1]["noise_seed"] == candidate_seed(7, 1)  # the other candidate is whole
+
+
+def spoilt(value: float, where: str):
+    """A generator that makes what is no number at seed 7."""
+    from tests.fakes import TinyGenerator
+
+    generator, bad = TinyGenerator(), []
+    sample, decode = generator.sample_latents, generator.decode
+
+    def draw(prompts, seeds, settings):
+        bad[:] = [n for n, seed in enumerate(seeds) if seed == 7]
+        latents = sample(prompts, seeds, settings)
+        latents[bad] = value if where == "sample_latents" else latents[bad]
+        return latents
+
+    def heard(latents):
+        waves = decode(latents)
+        waves[bad, ::2] = value if where == "decode" else waves[bad, ::2]
+        return waves
+
+    generator.sample_latents, generator.decode = draw, heard
+    return generator
 
 
 def test_the_list_is_one_that_other_commands_read(tmp_path):
