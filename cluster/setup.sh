@@ -15,7 +15,7 @@ fi
 if ! mountpoint -q "$RLLOOP_MOUNT"; then
   [ -n "$RLLOOP_SHARE" ] || { echo "rlloop: nothing is mounted at $RLLOOP_MOUNT; set RLLOOP_SHARE in cluster/env.sh" >&2; exit 1; }
   sudo mkdir -p "$RLLOOP_MOUNT"
-  sudo mount -t nfs -o vers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2 "$RLLOOP_SHARE" "$RLLOOP_MOUNT"
+  sudo mount -t nfs -o "vers=$RLLOOP_NFS,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2" "$RLLOOP_SHARE" "$RLLOOP_MOUNT"
   [ -w "$RLLOOP_MOUNT" ] || sudo chown "$(id -u):$(id -g)" "$RLLOOP_MOUNT"
 fi
 mkdir -p "$RLLOOP_RUNS"
@@ -28,8 +28,9 @@ rewards="tunejury clap_scoring mert_v1_330m roberta_base"
 text="flan_t5_large clap_conditioning roberta_base"
 case "$node" in
   head) weights="$generator $text" ;;         # version 0, and the features of the prompts
-  sampler | trainer) weights="$generator" ;;
-  reward) weights="$generator $rewards" ;;    # the evaluator listens there, too
+  sampler) weights="$generator demucs_mdx_extra" ;;                # `rlloop generate` post-processes there
+  trainer) weights="$generator" ;;
+  reward) weights="$generator $rewards demucs_mdx_extra" ;;        # the evaluator listens there, too
   *) echo "rlloop: '$node' is no type of node; expected head, sampler, reward or trainer" >&2; exit 1 ;;
 esac
 # shellcheck disable=SC2086

@@ -21,7 +21,7 @@ class Row:
     """One role: `num_actors` actors, each with so many logical CPUs, GPUs and torch threads, on nodes of one type."""
 
     role: str
-    num_actors: int
+    num_actors: float  # a mean may be a fraction
     cpus_each: float
     gpus_each: float
     threads_each: int
@@ -60,13 +60,13 @@ class Sizes:
     evaluations: int  # those always made: version 0 and the last of every stage
 
 
-def resources(config: Config, sizes: Mapping[str, int] | None = None) -> list[Row]:
+def resources(config: Config, sizes: Mapping[str, float] | None = None) -> list[Row]:
     """The rows of the resource table; a pool that scales is counted at its most.
 
     Gate, pump, buffer and policy store take no CPU: they wait for others.
 
     Args:
-        sizes: actors of pools that have another number than the configuration says.
+        sizes: actors of pools that have another number than the configuration says; a mean may be a fraction.
     """
     bounds, pools = config.sampler.autoscale, {"sampler": config.sampler, **config.scorer.all_pools}
     counts = {name: role.num_actors for name, role in pools.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -34,14 +35,17 @@ def run(
     ray job submit -- rlloop doctor --config cluster
     """
     from rlloop.config import find_preset, load
-    from rlloop.preflight import choose_run_dir, on_cluster
+    from rlloop.preflight import choose_run_dir, on_cluster, working_dir
 
     settings = load(config, overrides or [])
-    run_dir = choose_run_dir(settings, find_preset(config).stem, os.environ)
+    run_dir = uri = choose_run_dir(settings, find_preset(config).stem, os.environ)
+    if "://" in uri:
+        run_dir = working_dir(uri, os.environ)
     if address:
         os.environ["RAY_ADDRESS"] = address
     look = look_at_cluster if on_cluster(os.environ) else look_at_machine
-    findings = look(settings, Path(run_dir))
+    findings = [*look(settings, Path(run_dir)), prompts_finding(settings)]
+    findings += [copy_finding(uri)] if "://" in uri else []
     if as_json:
         print(json.dumps([finding.as_json() for finding in findings], indent=1))
     else:
@@ -89,9 +93,36 @@ def run_dir_finding(config: Config, run_dir: Path) -> Finding:
         prepare_run_dir(config, str(run_dir))
     except ValueError as error:
         return Finding("fail", "run_dir", "driver", str(error), "a place to write", "run_dir=PATH or RLLOOP_RUNS")
-    for folder in made:
-        folder.rmdir()
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it was not made
+                folder.rmdir()
     return Finding("ok", "run_dir", "driver", str(run_dir))
+
+
+def prompts_finding(config: Config) -> Finding:
+    """Whether the prompts are there, and their features, as the run asks before it starts."""
+    from rlloop.preflight import check_prompts
+    from rlloop.recipes.doctor import Finding
+
+    try:
+        check_prompts(config)
+    except ValueError as error:
+        return Finding("fail", "prompts", "driver", str(error), "prompts with features", "as it says")
+    return Finding("ok", "prompts", "driver", config.prompts or "the shipped ones")
+
+
+def copy_finding(uri: str) -> Finding:
+    """Whether the store of the run's copy answers; it is not written to."""
+    from rlloop.recipes.doctor import Finding
+    from rlloop.recipes.run_copy import RunCopy
+
+    try:
+        found = RunCopy(uri).manifest()
+    except (OSError, ValueError) as error:
+        said, todo = " ".join(str(error).split())[:200], "its address, the network, credentials in the environment"
+        return Finding("fail", "copy of the run", "driver", said, "a store that answers", todo)
+    return Finding("ok", "copy of the run", "driver", uri if found is None else f"{uri}, start {found.epoch}")
 
 
 def look_at_cluster(config: Config, run_dir: Path) -> list[Finding]:

@@ -19,7 +19,7 @@ GIB = 2**30
 CUDA_DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the first driver that runs it
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 MEMORY = {"mini": 6 * GIB, "fluxaudio": 16 * GIB}  # mini: measured, bench/default_run.md; fluxaudio: an estimate
-SHM_SHARE = 0.2  # of memory; Ray keeps objects in /dev/shm, up to 0.3 of memory
+SHM_SHARE, SHM_MOST = 0.3, 10**10  # of memory, and bytes: with less in /dev/shm Ray keeps objects on the disk
 CLOCK_S = 2.0
 SPARE = 10 * GIB  # logs and spilled objects
 
@@ -140,12 +140,12 @@ def check_memory(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Fin
     level = "ok" if facts.memory >= needed else "warn"
     todo = "" if level == "ok" else "fewer actors, or a larger machine"
     yield Finding(level, "memory", facts.node, show_gib(facts.memory), f"{show_gib(needed)} or more", todo)
-    least = min(SHM_SHARE * facts.memory, 8 * GIB)
+    least = min(SHM_SHARE * facts.memory, SHM_MOST)
     level = "ok" if facts.shm >= least else "warn"
     todo = (
         ""
         if level == "ok"
-        else "docker run --shm-size=8g, or mount -o remount,size=8G /dev/shm; else Ray uses the disk"
+        else "docker run --shm-size=10g, or mount -o remount,size=10G /dev/shm; else Ray uses the disk"
     )
     yield Finding(level, "/dev/shm", facts.node, show_gib(facts.shm), f"{show_gib(int(least))} or more", todo)
 

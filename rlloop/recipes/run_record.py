@@ -37,6 +37,24 @@ class Told:
     busy: Counter = field(default_factory=Counter)
     retried: Counter = field(default_factory=Counter)
     spans: list[list[float]] = field(default_factory=list)  # first and last record of each start
+    sizes: dict[str, int] = field(default_factory=dict)  # actors of each pool in the segment
+    held: Counter = field(default_factory=Counter)  # pool -> seconds that its actors were there, all together
+
+    def follow(self, record: r.Record, when: float) -> None:
+        """Time goes on to a record: what the pools held meanwhile, and what size they have from it on."""
+        if isinstance(record, r.EpochBegan) or not self.spans:
+            self.spans.append([when, when])
+        for name, size in self.sizes.items():
+            self.held[name] += size * (when - self.spans[-1][1])
+        self.spans[-1][1] = when
+        if isinstance(record, r.SegmentBegan):
+            self.sizes |= self.ledger.scaled
+
+    @property
+    def mean_actors(self) -> dict[str, float]:
+        """Actors of each pool, on average over the starts; nothing where no time has passed."""
+        seconds = sum(last - first for first, last in self.spans)
+        return {name: held / seconds for name, held in self.held.items()} if seconds else {}
 
 
 def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
@@ -65,8 +83,9 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
         reason=summary.get("reason", "") if is_current else "",
         began_at=told.spans[0][0] if told.spans else None,
         ended_at=told.spans[-1][1] if told.spans else None,
-        worked_seconds=summary["wall_seconds"] if is_current else worked,
-        is_exact=is_current,
+        worked_seconds=summary.get("wall_seconds", worked) if is_current else worked,
+        is_exact=is_current and "wall_seconds" in summary,
+        mean_actors=told.mean_actors,
         num_starts=len(told.spans),
         starts=read_starts(folder),
         version=ledger.version,
@@ -111,16 +130,15 @@ def read_journal(folder: Path, config: Config) -> Told:
     Raises:
         ValueError: the journal is damaged, or of another plan.
     """
-    told = Told(Ledger(Plan.from_config(config)))
+    pools = {"sampler": config.sampler, **config.scorer.all_pools}
+    told = Told(Ledger(Plan.from_config(config)), sizes={name: role.num_actors for name, role in pools.items()})
     path = folder / "journal" / "journal.log"
     for record, when in Journal(path).read() if path.is_file() else ():
         try:
             told.ledger.apply(record, when)
         except (AssertionError, IndexError, KeyError) as error:
             raise ValueError(f"{path} does not fit the plan of {folder}/config.json: {error!r}") from None
-        if isinstance(record, r.EpochBegan) or not told.spans:
-            told.spans.append([when, when])
-        told.spans[-1][1] = when
+        told.follow(record, when)
         if isinstance(record, r.Selected):
             told.closed_at[record.generation] = when
         elif isinstance(record, r.Buffered):
@@ -250,6 +268,19 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _sweep(path: Path) -> dict[str, Any] | None:
-    """What `rlloop sweep-score` wrote there."""
+    """What `rlloop sweep-score` wrote there; None where it is missing or something else."""
     found = _json(path)
-    return found if found and {"points", "spearman"} <= found.keys() else None
+    try:
+        if found is not None:
+            _look_into(found)
+        return found
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _look_into(sweep: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or AttributeError where something is missing that the report draws."""
+    for row in sweep["points"]:
+        _ = row["s"], [(cell["mean"], cell["ci_low"], cell["ci_high"]) for cell in row["scores"].values()]
+        _ = [cell and (cell["n"], cell["value"]) for cell in row["distances"].values()]
+    _ = [rho.get("rho") for rho in sweep["spearman"].values()]

@@ -34,5 +34,5 @@ def report_page(folders: Sequence[Path]) -> str:
 def write_page(page: str, out: Path) -> None:
     """Complete or as before."""
     scratch = out.with_name(out.name + ".tmp")
-    scratch.write_text(page, encoding="utf-8")
+    scratch.write_text(page, encoding="utf-8", errors="replace")  # half a surrogate, which JSON lets a prompt have
     os.replace(scratch, out)

@@ -144,5 +144,11 @@ def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, monke
     assert bad.exit_code == 1
     assert any(f["check"] == "weights" and "rlloop weights fetch" in f["todo"] for f in found if f["level"] == "fail")
     assert list(tmp_path.iterdir()) == []
+    full = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path / 'c' / 'd'}", "limits.min_free_disk=900TB"])
+    assert full.exit_code == 1 and list(tmp_path.iterdir()) == []
+    lost = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path}", f"prompts={tmp_path / 'none.txt'}"])
+    assert lost.exit_code == 1 and "none.txt" in lost.output
+    away = CliRunner().invoke(app, ["doctor", f"run_dir=file://{tmp_path}/copy"])
+    assert away.exit_code == 0 and "copy of the run" in away.output and list(tmp_path.iterdir()) == []
     unknown = CliRunner().invoke(app, ["doctor", "--config", "nowhere"])
     assert unknown.exit_code == 2

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,22 @@ def test_the_readme_has_the_weights_with_their_licences():
         for licence in [line.split("|")[3]]
     }
     assert table == {entry.name: entry.licence for entry in catalogue().values()}
+
+
+def blocks_of(page: str) -> list[str]:
+    """Indented blocks, whole, without their indentation."""
+    found = re.findall(r"(?:^ {4}.*\n?)+", page, re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+@pytest.mark.parametrize("name", ["cluster.md", "guide.md"])
+def test_what_is_typed_is_whole_for_a_shell_here_and_on_the_node_that_gets_it(name):
+    """Of a quoted command that goes over several lines each but the last goes on, or ends, on purpose."""
+    remote = []
+    for block in blocks_of((REPOSITORY / "docs" / name).read_text()):
+        if re.match(r"(ray|aws|kubectl|make|rlloop|export|source) ", block):
+            done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+            assert done.returncode == 0, (block, done.stderr)
+            remote += re.findall(r"^ray exec \S+ '(.*?)'", block, re.MULTILINE | re.DOTALL)
+    assert [each for each in remote if re.search(r"(?<![\\;])\n", each)] == []
+    assert name != "cluster.md" or len(remote) >= 3

@@ -15,15 +15,21 @@ import soundfile
 from typer.testing import CliRunner
 
 from rlloop.commands.main import app
+from rlloop.config import build
 from rlloop.evaluation.statistics import paired
+from rlloop.loop import records as r
 from rlloop.loop.environment import describe, read_starts, record_start
+from rlloop.loop.ledger import Ledger
+from rlloop.loop.plan import Plan
 from rlloop.recipes.evaluations import write_result
 from rlloop.recipes.run_clips import MAX_PAIRS, MAX_VERSIONS, one_run, shown_evaluations, shuffled
 from rlloop.recipes.run_comparison import compare_runs, flat
-from rlloop.recipes.run_record import read_run
-from rlloop.recipes.run_report import report_page
+from rlloop.recipes.run_record import Told, read_run
+from rlloop.recipes.run_report import report_page, write_page
+from rlloop.resources import resources
 from rlloop.views.report.curves import Chart, chart
 from rlloop.views.report.markup import Html, data_block, tag
+from rlloop.views.report.provenance import cost_facts
 from rlloop.views.report.record import Pair
 from rlloop.views.svg import Line
 from tests.unit.run_directory import NASTY, PROMPTS, make_run, result
@@ -155,6 +161,49 @@ def test_a_summary_that_the_journal_has_outrun_does_not_count(run):
     assert read_run(run)[0].status == "stopped"
     os.utime(run / "summary.json", (0, 0))
     assert read_run(run)[0].status == "open"
+
+
+def test_damaged_files_beside_the_journal_cost_themselves(run):
+    (run / "summary.json").write_text(json.dumps({"status": "finished", "policy_versions": 2}))
+    (run / "sweep.json").write_text(json.dumps({"points": [{"s": 1}], "spearman": {}}))
+    record, _ = read_run(run)
+    assert record.status == "finished" and not record.is_exact and record.sweep is None
+    assert "Not made for this run" in text_of(report_page([run]))
+
+
+def test_half_a_surrogate_in_a_prompt_is_written_as_a_question_mark(run, tmp_path):
+    write_page("<p>a \ud800 prompt</p>", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == "<p>a ? prompt</p>"
+
+
+def test_what_is_paid_for_is_what_the_pools_held_over_time(run):
+    """Two samplers for 30 s, then four from the next segment on for 10 s; between two starts nothing is held."""
+    told = Told(Ledger(Plan.from_config(build({"stages": [{"name": "s", "tickets": 4}]}))), sizes={"sampler": 2})
+    scaled = r.Scaled("sampler", 4)
+    story = [(r.EpochBegan(1), 0), (r.SegmentBegan(1), 10), (scaled, 25), (r.SegmentBegan(2), 30), (r.Published(1), 35),
+             (r.EpochBegan(2), 100), (r.SegmentBegan(3), 105)]  # fmt: skip
+    for record, when in story:
+        if not isinstance(record, r.Published):
+            told.ledger.apply(record, when)
+        told.follow(record, when)
+    assert told.mean_actors == {"sampler": (2 * 30 + 4 * 5 + 4 * 5) / 40}
+    record, _ = read_run(run)
+    facts = dict(cost_facts(replace(record, mean_actors={"sampler": 1.5}, worked_seconds=7200.0)))
+    each = record.config.sampler.num_cpus
+    others = sum(row.cpus for row in resources(record.config) if row.role != "sampler")
+    assert facts["CPU-hours"].startswith(f"{2 * (1.5 * each + others):.2f} ")
+
+
+def test_votes_are_kept_under_a_key_of_the_clips_themselves(run):
+    def key(page):
+        return json.loads(re.search(r'id="blind-data"[^>]*>(.*?)<', page)[1])["key"]
+
+    first = key(report_page([run]))
+    assert first == key(report_page([run]))
+    for clip in (run / "audio").glob("*.flac"):
+        audio, rate = soundfile.read(clip)
+        soundfile.write(clip, audio * 0.5, rate)
+    assert key(report_page([run])) != first
 
 
 def test_the_score_sweep_is_shown_where_it_lies_in_the_run(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,11 +55,12 @@ def player(clip: ShownClip, with_prompt: bool = True) -> Html:
     return tag("figure", tag("p", clip.title, class_="clip-title"), sound, tag("figcaption", *said), class_="clip")
 
 
-def blind_test(found: Listening, key: str, sources: dict[str, Any]) -> Html:
+def blind_test(found: Listening, sources: dict[str, Any]) -> Html:
     """The form. Which version is which stands in the page's data alone, and is shown when the listener asks for it.
 
+    The browser keeps votes under a key made of the clips in their order, so those on other clips are never taken.
+
     Args:
-        key: under which the browser keeps the votes of this page.
         sources: what every stored vote says of its origin.
     """
     if not found.pairs:
@@ -84,9 +86,9 @@ def blind_test(found: Listening, key: str, sources: dict[str, Any]) -> Html:
         }
         for pair in found.pairs
     ]
-    return section(
-        "blind", "Blind test", _explained(len(pairs)), _form(), data_block("blind-data", {"key": key, "pairs": pairs})
-    )
+    heard = "\n".join(f"{pair.a.sha256} {pair.b.sha256}" for pair in found.pairs)
+    data = {"key": hashlib.sha256(heard.encode()).hexdigest()[:16], "pairs": pairs}
+    return section("blind", "Blind test", _explained(len(pairs)), _form(), data_block("blind-data", data))
 
 
 def _explained(number: int) -> Html:

@@ -27,7 +27,7 @@ def run_page(run: RunRecord, heard: Listening, made: str) -> str:
         results.stages(run),
         listening.before_and_after(heard),
         listening.extremes(heard),
-        listening.blind_test(heard, f"{run.name}-{run.version}-{run.config.digest()[:12]}", {"source": run.name}),
+        listening.blind_test(heard, {"source": run.name}),
         results.score_sweep(run),
         provenance.what_went_wrong(run),
         provenance.what_ran(run),
@@ -47,12 +47,11 @@ def run_page(run: RunRecord, heard: Listening, made: str) -> str:
 
 def comparison_page(a: RunRecord, b: RunRecord, found: Comparison, heard: Listening, made: str) -> str:
     """The report of run A against run B."""
-    key = f"{a.name}-{b.name}-{a.config.digest()[:8]}-{b.config.digest()[:8]}"
     sections = [
         progress.curves_of_two(a, b),
         results.differences(found),
         listening.before_and_after(heard, "A and B, same prompt and seed"),
-        listening.blind_test(heard, key, {"source": f"{a.name} against {b.name}"}),
+        listening.blind_test(heard, {"source": f"{a.name} against {b.name}"}),
         results.config_differences(found),
         provenance.what_ran_of_two(a, b),
     ]

@@ -82,7 +82,7 @@ def hardware(start: Mapping[str, Any]) -> list[str]:
 
 def cost_facts(run: RunRecord) -> list[tuple[str, Any]]:
     """Time, and what the roles held over it: what is paid for, whether busy or not."""
-    rows = resources(run.config)
+    rows = resources(run.config, run.mean_actors)
     cpus, gpus = sum(row.cpus for row in rows), sum(row.gpus for row in rows)
     time = show_seconds(run.worked_seconds)
     if not run.is_exact:
@@ -90,12 +90,12 @@ def cost_facts(run: RunRecord) -> list[tuple[str, Any]]:
             ", from the first to the last journaled record of each start: loading and the last evaluation not counted"
         )
     starts = f" in {count(run.num_starts, 'start')}" if run.num_starts > 1 else ""
-    gpu = f"{gpus * run.hours:.2f} ({gpus:g} GPUs held)" if gpus else "0 (no role holds a GPU)"
+    gpu = f"{gpus * run.hours:.2f} ({gpus:.3g} GPUs held)" if gpus else "0 (no role holds a GPU)"
     return [
         ("Began", moment(run.began_at)),
         ("Time", f"{time}{starts}"),
         ("GPU-hours", gpu),
-        ("CPU-hours", f"{cpus * run.hours:.2f} ({cpus:g} logical CPUs held)"),
+        ("CPU-hours", f"{cpus * run.hours:.2f} ({cpus:.3g} logical CPUs held)"),
     ]
 
 
@@ -107,14 +107,16 @@ def busy_table(run: RunRecord) -> Html | None:
     if run.updates and all(update.seconds is not None for update in run.updates):
         busy["trainer"] = sum(update.seconds or 0.0 for update in run.updates)
     rows = []
-    for row in resources(run.config):
+    for row in resources(run.config, run.mean_actors):
         if row.role == "control":
             continue
         seconds = busy.get(row.role)
         actors = 1 if row.role == "trainer" else row.num_actors  # ranks compute at the same time
         share = UNKNOWN if seconds is None else f"{seconds / (actors * run.worked_seconds):.0%}"
-        held = f"{row.cpus:g} CPUs, {row.gpus:g} GPUs"
-        rows.append((row.role, str(row.num_actors), held, DASH if seconds is None else show_seconds(seconds), share))
+        held = f"{row.cpus:.3g} CPUs, {row.gpus:.3g} GPUs"
+        rows.append(
+            (row.role, f"{row.num_actors:.3g}", held, DASH if seconds is None else show_seconds(seconds), share)
+        )
     return table("How busy the roles were", ["role", "actors", "held", "computed", "of its time"], rows)
 
 

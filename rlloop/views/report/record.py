@@ -98,6 +98,7 @@ class RunRecord:
     troubles: Troubles
     sweep: Mapping[str, Any] | None = None
     corpus: Mapping[str, Any] | None = None
+    mean_actors: Mapping[str, float] = field(default_factory=dict)  # of each pool over that time
 
     @property
     def reward(self) -> str:
