@@ -467,6 +467,13 @@ def document() -> str:
     for title, cases in groups:
         lines += ["", f"## {title}", "", "| file | damage | what is said of it |", "|---|---|---|"]
         lines += [f"| `{case.file}` | {case.what} | {case.said} |" for case in cases]
+    lines += [
+        "",
+        "## A run's copy at a URI",
+        "",
+        "Refused with one line, and nothing of it is left (`tests/unit/test_run_copy.py`): a manifest that is no JSON, has other",
+        "fields or names files outside the run; a file that is missing, or whose bytes fail the checksum in its name.",
+    ]
     return "\n".join(lines) + "\n"
 
 
