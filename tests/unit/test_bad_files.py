@@ -471,8 +471,8 @@ def document() -> str:
         "",
         "## A run's copy at a URI",
         "",
-        "Refused with one line, and nothing of it is left (`tests/unit/test_run_copy.py`): a manifest that is no JSON, has other",
-        "fields or names files outside the run; a file that is missing, or whose bytes fail the checksum in its name.",
+        "Refused with one line, and nothing of it is left (`tests/unit/test_run_copy.py`): a manifest that is no JSON,",
+        "has other fields or names files outside the run; a file that is missing, or fails the checksum in its name.",
     ]
     return "\n".join(lines) + "\n"
 
