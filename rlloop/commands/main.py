@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
@@ -39,6 +42,7 @@ def one_line_errors(verb):
     @functools.wraps(verb)
     def wrapped(*args, **kwargs):
         try:
+            refuse_not_finite(kwargs)
             return verb(*args, **kwargs)
         except ValueError as error:
             message = str(error)
@@ -51,6 +55,17 @@ def one_line_errors(verb):
         raise typer.Exit(2) from None
 
     return wrapped
+
+
+def refuse_not_finite(options: Mapping[str, Any]) -> None:
+    """An option with a lower bound alone takes infinity, one without bounds nan as well.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a finite number")
 
 
 for _, name, _ in pkgutil.iter_modules(rlloop.commands.__path__):

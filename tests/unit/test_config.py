@@ -146,3 +146,25 @@ def test_a_reward_may_have_a_pool_of_its_own():
         build({"scorer": {"pools": {"again": {"rewards": ["tunejury_mini"]}}}})
     with pytest.raises(ValueError, match="my-pool"):
         build({"scorer": {"pools": {"my-pool": {"rewards": ["judge_mini"]}}}})
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sampling.score",
+        "sampling.guidance",
+        "sampling.guidance_interval.0",
+        "stages.0.sampling_score",
+        "stages.0.phases.0.learning_rate",
+        "stages.0.phases.0.sources.current",
+        "trainer.clip_grad_norm",
+        "loop.stall_timeout_s",
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(key, value):
+    given = ["sampling.guidance_interval=[0.1, 0.9]", "stages=[{name: a, phases: [{sources: {current: 1.0}}]}]"]
+    load("mini", given)
+    with pytest.raises(ValueError) as error:
+        load("mini", [*given, f"{key}={value}"])
+    assert f" {key}: Input should be a finite number (found " in str(error.value)

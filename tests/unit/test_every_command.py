@@ -1,6 +1,7 @@
 """Every command shows an example, and ends with one line and a status other than zero where it cannot begin."""
 
 import json
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -210,3 +211,27 @@ def test_an_unknown_preset_is_one_line_that_names_the_presets(line, there):
 def test_entry_points_refuse_what_is_not_there():
     assert_one_line(CliRunner().invoke(main.app, ["--config", "no_such_preset"]), "no_such_preset", "mini")
     assert_one_line(CliRunner().invoke(conformance.app, ["no_such_folder"]), "no_such_folder")
+
+
+NUMBERS = [
+    (words, option.opts[0])
+    for words, command in VERBS.items()
+    for option in command.params
+    if get_type_hints(command.callback).get(option.name) in (float, float | None)
+]
+
+
+@pytest.mark.parametrize(("words", "option"), NUMBERS, ids=[" ".join((*words, option)) for words, option in NUMBERS])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_an_option_that_is_not_finite_is_refused(words, option, value):
+    """By its name, whatever else is asked for; where it has bounds, they may say so first."""
+    needed = [param for param in VERBS[words].params if param.required]
+    given = [word for param in needed for word in (*(o for o in param.opts[:1] if o.startswith("-")), "x")]
+    done = invoke(*words, *given, option, value)
+    said = done.stderr.splitlines()[-1]
+    assert done.exit_code == 2 and option in said, done.output
+    assert said == f"rlloop: {option} is {value}; expected a finite number" or "Invalid value for" in said
+
+
+def test_options_that_are_numbers_are_found():
+    assert (("generate",), "--seconds") in NUMBERS and (("postprocess", "loudness"), "--target") in NUMBERS
