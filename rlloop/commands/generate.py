@@ -83,6 +83,7 @@ def run(
     rlloop generate --config official --prompts challenge.csv --seed 42 --submission submission.zip --actors 8
     """
     from rlloop.audio.tagged import choose_subtype, read_details
+    from rlloop.recipes.disk import refuse_uri
 
     if show is not None:
         found = read_details(show) if show.is_file() else None
@@ -91,6 +92,7 @@ def run(
         print(json.dumps(found, indent=2))
         return
     choose_subtype(suffix, bits)
+    refuse_uri(out, "--out")
 
     from rlloop.config.trust import code_line
     from rlloop.recipes import generate_settings as given

@@ -111,6 +111,7 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
     """
     from rlloop.audio.tagged import FORMATS
     from rlloop.recipes.clip_files import list_clips
+    from rlloop.recipes.disk import refuse_uri
     from rlloop.recipes.generate_folder import prepare, write_index
     from rlloop.recipes.generate_request import ClipRequest
     from rlloop.recipes.postprocess import loudness_counts, loudness_line, read_steps
@@ -119,6 +120,7 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
 
     if bits not in FORMATS["flac"]:
         raise ValueError(f"--bits {bits}: expected 16 or 24")
+    refuse_uri(out, "--out")
     entries, tasks = read_steps(given), plan(list_clips(clips), clips, out)
     prepare(out)
     done: dict[str, dict] = {}

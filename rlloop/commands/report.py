@@ -29,8 +29,11 @@ def run(
 
     rlloop report runs/seed0 runs/seed1 --out comparison.html
     """
+    from rlloop.recipes.disk import refuse_uri
     from rlloop.recipes.fetch_run import local_run
 
+    if out is not None:
+        refuse_uri(out, "--out")
     folders = [local_run(each) for each in (run_dir, other) if each is not None]
     name = "report.html" if other is None else f"report-against-{folders[1].resolve().name}.html"
     target = Path(name if "://" in run_dir else folders[0] / name) if out is None else out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def free_bytes(path: Path) -> int:
     """What this user may still write on the disk that holds `path`."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def refuse_uri(path: Path, option: str) -> None:
+    """For what is written as plain files: s3://bucket would become a folder called s3: where one stands.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", path.parts[0] if path.parts else ""):  # a Path has one slash left
+        found = str(path).replace(":/", "://", 1)
+        raise ValueError(f"{option} {found} is a URI; expected a local path, or one on a mount, and copy it from there")
 
 
 def make_writable(folder: Path) -> None:

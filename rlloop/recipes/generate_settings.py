@@ -10,6 +10,7 @@ from typing import Any
 
 from rlloop.config import Config, RewardEntry, build, load, resolve_rewards
 from rlloop.config.trust import refuse_code
+from rlloop.recipes.disk import refuse_uri
 from rlloop.recipes.generate_request import Row, read_rows
 from rlloop.recipes.policy_source import Policy, built_policy, file_policy, run_policy
 from rlloop.rewards.registry import check_reward
@@ -91,8 +92,9 @@ def check_zip(path: Path) -> None:
     """Whether a submission can be written there, before any clip is made; makes its folder.
 
     Raises:
-        ValueError: it is no name of a ZIP, a folder, or below what cannot be written to.
+        ValueError: it is no name of a ZIP, a folder, a URI, or below what cannot be written to.
     """
+    refuse_uri(path, "--submission")
     if path.suffix.lower() != ".zip" or path.is_dir():
         raise ValueError(f"--submission {path}: expected the name of a ZIP file, such as submission.zip")
     try:

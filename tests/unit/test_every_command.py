@@ -235,3 +235,25 @@ def test_an_option_that_is_not_finite_is_refused(words, option, value):
 
 def test_options_that_are_numbers_are_found():
     assert (("generate",), "--seconds") in NUMBERS and (("postprocess", "loudness"), "--target") in NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("generate", "x"), "--out"),
+        (("generate", "--prompts", "{rows}", "--submission", "s3://bucket/x.zip"), "--submission"),
+        (("postprocess", "loudness", "{clips}"), "--out"),
+        (("report", "runs/mini"), "--out"),
+    ],
+    ids=str,
+)
+def test_a_uri_makes_no_folder_of_its_name(words, option, there, tmp_path, monkeypatch):
+    (tmp_path / "rows.csv").write_text("id,prompt\na,x\n")
+    monkeypatch.chdir(tmp_path)
+    places = {"clips": tmp_path / "clips", "rows": tmp_path / "rows.csv"}
+    before = sorted(tmp_path.iterdir())
+    out = ("--out", "s3://bucket/x.zip") if option == "--out" else ("--out", "clips")
+    done = invoke(*(word.format(**places) for word in words), *out)
+    assert done.exit_code == 2
+    assert_one_line(done, f"{option} s3://bucket/x.zip is a URI; expected a local path")
+    assert sorted(tmp_path.iterdir()) == before
