@@ -163,7 +163,7 @@ def draw(
     Returns:
         the reason of each clip that could not be made, by path.
     """
-    from rlloop.recipes.generate_folder import write_index
+    from rlloop.recipes.generate_folder import absent, write_index
     from rlloop.views.progress import JobProgress
 
     failed = {}
@@ -177,7 +177,7 @@ def draw(
         raise typer.Exit(130) from None
     finally:
         write_index(out, clips)
-    lost = [clip.path for clip in missing if clip.path not in failed and not (out / clip.path).is_file()]
+    lost = absent(out, [clip.path for clip in missing if clip.path not in failed])
     return failed | dict.fromkeys(lost, "a worker made it, but it is not in the folder: is that shared by all nodes?")
 
 

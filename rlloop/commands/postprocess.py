@@ -112,7 +112,7 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
     from rlloop.audio.tagged import FORMATS
     from rlloop.recipes.clip_files import list_clips
     from rlloop.recipes.disk import refuse_uri
-    from rlloop.recipes.generate_folder import prepare, write_index
+    from rlloop.recipes.generate_folder import absent, prepare, write_index
     from rlloop.recipes.generate_request import ClipRequest
     from rlloop.recipes.postprocess import loudness_counts, loudness_line, read_steps
     from rlloop.recipes.postprocess_files import plan
@@ -134,9 +134,8 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
         raise typer.Exit(130) from None
     finally:
         write_index(out, [ClipRequest(path, "", 0) for path, each in done.items() if "reason" not in each])
-    for each in done.values():
-        if "reason" not in each and not (out / each["path"]).is_file():
-            each["reason"] = "a worker made it, but it is not in the folder: is that shared by all nodes?"
+    for path in absent(out, [path for path, each in done.items() if "reason" not in each]):
+        done[path]["reason"] = "a worker made it, but it is not in the folder: is that shared by all nodes?"
     good = [each for each in done.values() if "reason" not in each]
     reasons = Counter(each["reason"] for each in done.values() if "reason" in each)
     for reason, count in reasons.most_common(SHOWN_REASONS):

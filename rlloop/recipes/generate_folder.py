@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,8 @@ def write_index(out: Path, clips: Sequence[ClipRequest]) -> list[dict[str, Any]]
     Returns:
         the lines of those that are there.
     """
-    lines = {row["path"]: row for row in read_index(out)}
-    mine = [
-        {"path": clip.path, **(read_details(out / clip.path) or {})} for clip in clips if (out / clip.path).exists()
-    ]
+    lines, gone = {row["path"]: row for row in read_index(out)}, absent(out, [clip.path for clip in clips])
+    mine = [{"path": clip.path, **(read_details(out / clip.path) or {})} for clip in clips if clip.path not in gone]
     lines |= {line["path"]: line for line in mine}
     scratch = out / (INDEX + ".tmp")
     with scratch.open("w", encoding="utf-8") as file:
@@ -82,6 +80,18 @@ def write_index(out: Path, clips: Sequence[ClipRequest]) -> list[dict[str, Any]]
         os.fsync(file.fileno())
     os.replace(scratch, out / INDEX)
     return mine
+
+
+def absent(out: Path, paths: Iterable[str]) -> set[str]:
+    """Those of the paths below a folder that are not there; lists it, as NFS keeps for a while what it did not find."""
+    wanted = {path: Path(path) for path in paths}
+    there = {
+        parent / name
+        for parent in {path.parent for path in wanted.values()}
+        if (out / parent).is_dir()
+        for name in os.listdir(out / parent)
+    }
+    return {path for path, place in wanted.items() if place not in there}
 
 
 def read_index(out: Path) -> list[dict[str, Any]]:

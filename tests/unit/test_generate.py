@@ -17,7 +17,7 @@ from rlloop.config import load
 from rlloop.data.features import FeatureFolder, FeatureSpec
 from rlloop.loop import checkpoints
 from rlloop.recipes.clip_files import list_clips
-from rlloop.recipes.generate_folder import difference
+from rlloop.recipes.generate_folder import absent, difference
 from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
 from rlloop.recipes.generate_settings import check_features
 from rlloop.recipes.policy_source import file_policy
@@ -317,6 +317,45 @@ def test_files_of_others_have_no_details(tmp_path):
     assert [read_details(path) for path in tmp_path.iterdir()] == [None] * 5
     for name in ("a.wav", "nothing.wav"):
         assert "no clip of rlloop generate" in generate("--show", tmp_path / name, status=2)
+
+
+class Thief:
+    """Takes away the clips that were made before, as a folder does that is not shared."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def process(self, audio, sample_rate_hz):
+        from rlloop.recipes.postprocess_steps import Processed
+
+        for clip in self.folder.glob("*.wav"):
+            clip.unlink()
+        return Processed(audio)
+
+
+def test_a_clip_that_is_not_in_the_folder_is_a_failed_one(tmp_path):
+    out = tmp_path / "out"
+    entry = {"name": "Thief", "target": "tests.unit.test_generate:Thief", "options": {"folder": str(out)}}
+    (tmp_path / "thief.yaml").write_text(Path("tests/fake.yaml").read_text() + f"postprocess: [{json.dumps(entry)}]\n")
+    said = generate("a", "bb", "--config", tmp_path / "thief.yaml", "--out", out, status=1)
+    assert "rlloop: a-s0.wav: a worker made it, but it is not in the folder" in said and "1 failed" in said
+    assert [row["path"] for row in lines(out)] == ["bb-s1.wav"]
+    generate("a", "bb", *FAKE, "--out", tmp_path / "clips")
+    for clip in out.iterdir():
+        clip.unlink()
+    asked = ["postprocess", "chain", tmp_path / "clips", "--out", out, "--config", tmp_path / "thief.yaml"]
+    done = CliRunner().invoke(app, list(map(str, asked)))
+    assert done.exit_code == 1 and "1 of 2 clips in" in done.output, done.output
+    assert "1 not processed: a worker made it, but it is not in the folder" in done.output
+    assert [row["path"] for row in lines(out)] == ["bb-s1.wav"]
+
+
+def test_what_is_absent_is_told_by_the_lists_of_the_folders(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "below" / "b.wav").touch()
+    paths = ["a.wav", "./a.wav", "b.wav", "below/b.wav", "below/a.wav", "nowhere/a.wav"]
+    assert absent(tmp_path, paths) == {"b.wav", "below/a.wav", "nowhere/a.wav"}
 
 
 def test_a_step_that_refuses_a_clip_costs_that_clip(tmp_path):
