@@ -22,7 +22,7 @@ import pyarrow as pa
 from actors.cluster import PROBE_S, nodes_without
 from actors.startup import start_ray
 from rlloop.preflight import on_cluster
-from rlloop.resources import machine_cpus, machine_gpus
+from rlloop.resources import Nodes, machine_cpus, machine_gpus
 
 T = TypeVar("T")
 STALL_S = 1800.0  # a call of a worker, or its start with its models, takes less
@@ -115,12 +115,13 @@ def start(out: Path | None = None) -> None:
         )
 
 
-def gpu_share() -> float:
-    """One GPU an actor where the machine, or the cluster that Ray has joined, has any; else none."""
-    import ray
+def gpu_share(nodes: Sequence[Nodes]) -> float:
+    """One GPU an actor, or what a node has of one, where any of the nodes has some; else none.
 
-    found = ray.cluster_resources().get("GPU", 0.0) if ray.is_initialized() else machine_gpus()
-    return float(min(1.0, found))
+    Args:
+        nodes: of the Ray that this process has joined, with those that its autoscaler may start.
+    """
+    return min(1.0, max((node.gpus_each for node in nodes), default=0.0))
 
 
 def run_pool(worker: type, args: tuple, rows: Sequence[Mapping[str, Any]], rows_per_call: int, pool: Pool) -> Iterator:

@@ -64,7 +64,7 @@ def run(
     actors: Annotated[int, typer.Option(min=0, help="Processes on Ray; 0: this process, without Ray.")] = 0,
     cpus: Annotated[float, typer.Option(min=0.1, help="CPUs and torch threads of each.")] = 1.0,
     gpus: Annotated[
-        float | None, typer.Option(min=0.0, help="GPUs of each.", show_default="1 where there is one")
+        float | None, typer.Option(min=0.0, help="GPUs of each.", show_default="1 where the machine or cluster has any")
     ] = None,
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Run code that the configuration of --run names, such as a generator.")

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from actors.jobs.pool import MAX_BLOCKS, Pool, Stage, blocks
+from actors.jobs.pool import MAX_BLOCKS, Pool, Stage, blocks, gpu_share
+from rlloop.resources import Nodes
 from rlloop.views.progress import JobProgress
 
 
@@ -53,6 +54,14 @@ def test_a_pool_larger_than_the_machine_is_refused():
     with pytest.raises(ValueError, match="GPUs take 4000"):
         Pool(num_actors=1000, num_cpus=0.001, num_gpus=4).check({})
     Pool(num_actors=1000).check({"RAY_ADDRESS": "head:6379"})  # a cluster may grow
+
+
+def test_an_actor_gets_a_gpu_where_some_node_has_one():
+    """The driver's own machine decides nothing: the head of a cluster has none, and GPU nodes may not be up yet."""
+    head, worker, later = Nodes(1, 4, 0), Nodes(1, 8, 2), Nodes(4, 8, 1)
+    assert [gpu_share(nodes) for nodes in ([], [head], [head, worker], [head, later], [Nodes(1, 1, 0.5)])] == [
+        0.0, 0.0, 1.0, 1.0, 0.5
+    ]  # fmt: skip
 
 
 def test_progress_tells_rate_and_time_left_without_the_start():
