@@ -30,6 +30,8 @@ Actors = Annotated[int, typer.Option(min=0, help="Processes on Ray; 0: this proc
 Cpus = Annotated[float, typer.Option(min=0.1, help="CPUs and torch threads of each.")]
 Gpus = Annotated[float, typer.Option(min=0.0, help="GPUs of each; 0 computes on CPUs.")]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that no post-processing made.")]
+
 
 @app.command()
 def loudness(
@@ -42,13 +44,14 @@ def loudness(
     bits: Bits = 16,
     actors: Actors = 0,
     cpus: Cpus = 1.0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Brings clips to one loudness; those that the peak rule keeps below it are counted.
 
     Example: rlloop postprocess loudness clips --out levelled
     """
     options = {"target_lufs": target, "ceiling": ceiling, "peak": peak, "meter": meter}
-    process([{"name": "loudness", "options": options}], clips, out, bits, actors, cpus, 0.0)
+    process([{"name": "loudness", "options": options}], clips, out, bits, actors, cpus, 0.0, overwrite)
 
 
 @app.command()
@@ -66,13 +69,14 @@ def demucs(
     actors: Actors = 0,
     cpus: Cpus = 1.0,
     gpus: Gpus = 0.0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Drops the vocals with Demucs, several times over.
 
     Example: rlloop postprocess demucs clips --out instrumental --gpus 1
     """
     options = {"repo": repo, "name": model, "passes": passes, "peak": peak, "seed": seed}
-    process([{"name": "demucs", "options": options}], clips, out, bits, actors, cpus, gpus)
+    process([{"name": "demucs", "options": options}], clips, out, bits, actors, cpus, gpus, overwrite)
 
 
 @app.command()
@@ -87,6 +91,7 @@ def chain(
     actors: Actors = 0,
     cpus: Cpus = 1.0,
     gpus: Gpus = 0.0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Applies several steps in their order, as `rlloop generate` does.
 
@@ -100,10 +105,12 @@ def chain(
     given = given or list(load(config).postprocess)
     if not given:
         raise ValueError(f"--config {config} names no postprocess steps; name some: --steps demucs,loudness")
-    process(given, clips, out, bits, actors, cpus, gpus)
+    process(given, clips, out, bits, actors, cpus, gpus, overwrite)
 
 
-def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cpus: float, gpus: float) -> None:
+def process(
+    given: list[Any], clips: Path, out: Path, bits: int, actors: int, cpus: float, gpus: float, overwrite: bool
+) -> None:
     """Applies steps to clips and says what came of it; status 1 where a clip could not be processed.
 
     Raises:
@@ -126,7 +133,8 @@ def process(given: list[Any], clips: Path, out: Path, bits: int, actors: int, cp
     done: dict[str, dict] = {}
     try:
         with JobProgress("clips", len(tasks)) as progress:
-            for each in outcomes(entries, out, bits, [asdict(task) for task in tasks], actors, cpus, gpus, progress):
+            rows = [asdict(task) for task in tasks]
+            for each in outcomes(entries, out, bits, rows, actors, cpus, gpus, overwrite, progress):
                 done[each["path"]] = each
                 progress.advance(1, int("reason" in each))
     except KeyboardInterrupt:
@@ -157,6 +165,7 @@ def outcomes(
     actors: int,
     cpus: float,
     gpus: float,
+    overwrite: bool,
     progress: JobProgress,
 ) -> Iterator[dict[str, Any]]:
     """What became of each row, as it is done."""
@@ -165,7 +174,7 @@ def outcomes(
     if not actors:
         progress.phase("loading the steps")
         device = "cuda" if gpus else "cpu"
-        yield from PostprocessWorker(entries, str(out.resolve()), max(1, int(cpus)), device, bits)(rows)
+        yield from PostprocessWorker(entries, str(out.resolve()), max(1, int(cpus)), device, bits, overwrite)(rows)
         return
     from actors.jobs.pool import Pool, run_pool, start
 
@@ -173,5 +182,5 @@ def outcomes(
     pool.check(os.environ)
     progress.phase("starting Ray and loading the steps")
     start(out.resolve())
-    args = (entries, str(out.resolve()), pool.threads, pool.device, bits)
+    args = (entries, str(out.resolve()), pool.threads, pool.device, bits, overwrite)
     yield from run_pool(PostprocessWorker, args, rows, 1, pool)

@@ -61,16 +61,20 @@ class PostprocessWorker:
 
     Args:
         out: folder. device: of steps that can choose; threads: of torch.
+        overwrite: whether what somebody else put there is replaced.
     Raises:
         ValueError: a step cannot be built.
     """
 
-    def __init__(self, entries: Sequence[StepEntry], out: str, threads: int, device: str, bits: int = 16) -> None:
+    def __init__(
+        self, entries: Sequence[StepEntry], out: str, threads: int, device: str, bits: int = 16, overwrite: bool = False
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.steps = [entry.model_dump() for entry in entries]
         self.chain, self.out, self.bits = Chain(entries, device), Path(out), bits
+        self.find = read_details if overwrite else made_here
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict]:
         for row in rows:
@@ -86,8 +90,8 @@ class PostprocessWorker:
         audio, rate = read_audio(row["file"], max_seconds=MAX_SECONDS)
         target = self.out / row["path"]
         made = {"source_crc32": f"{zlib.crc32(audio.tobytes()):08x}", "steps": self.steps, "bits": self.bits}
-        found = made_here(target)
-        if found and found["postprocessed"] == made:
+        found = self.find(target)
+        if found and found.get("postprocessed") == made:
             return {"facts": found.get("postprocess", {}), "is_kept": True}
         done = self.chain(audio, rate)
         before = read_details(Path(row["file"])) or {"prompt": row["prompt"]}
@@ -108,5 +112,5 @@ def made_here(target: Path) -> dict[str, Any] | None:
         return None
     found = read_details(target) if target.is_file() else None
     if not found or "postprocessed" not in found:
-        raise ValueError(f"{target} is there and was not made by post-processing; choose another --out")
+        raise ValueError(f"{target} is there and was not made by post-processing; choose another --out, or --overwrite")
     return found

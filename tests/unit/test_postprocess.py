@@ -311,6 +311,9 @@ def test_what_somebody_else_put_there_stays(tmp_path):
     before = (out / "a.wav").read_bytes()
     assert "not made by post-processing; choose another --out" in run("loudness", clips, "--out", out, status=1)
     assert (out / "a.wav").read_bytes() == before and (out / "b.wav").exists()
+    assert "2 of 2 clips" in run("loudness", clips, "--out", out, "--overwrite")
+    assert (out / "a.wav").read_bytes() != before and read_details(out / "a.wav")["postprocess"]["loudness"]
+    assert "2 of them before" in run("loudness", clips, "--out", out, "--overwrite")
     said = run("loudness", clips, "--out", clips / "levelled", status=2)
     assert "whose clips the next call would take for more" in said and not (clips / "levelled").exists()
 
