@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from rlloop.config import find_preset, load, named_code
+from rlloop.config import find_preset, load
+from rlloop.config.trust import code_line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -59,8 +60,8 @@ def start(preset: str, overrides: list[str], dry_run: bool) -> int:
     from rlloop.preflight import check, choose_run_dir, prepare_run_dir, working_dir
 
     config = load(preset, overrides)
-    if code := named_code(config):
-        print(f"rlloop: the configuration names code that is run: {', '.join(f'{key} {path}' for key, path in code)}")
+    if line := code_line(config):
+        print(f"rlloop: {line}")
     run_dir = choose_run_dir(config, find_preset(preset).stem, os.environ)
     if dry_run:
         from rlloop.views.plan import print_plan
