@@ -240,18 +240,23 @@ class Journal:
 
 @dataclass(frozen=True)
 class Cut:
-    """The whole lines of a journal's current part, and what of the run they have reached: (part, versions in it)."""
+    """The whole lines of a journal's current part, and what of the run they have reached: (part, turns in it)."""
 
     data: bytes
     state: tuple[int, int]
 
 
 def take_cut(path: Path) -> Cut:
-    """A journal as it is now, while it is written. Of equal `state` means that no version was published in between."""
+    """A journal as it is now, while it is written.
+
+    Two of one `state` have no turn in between: no cohort was selected, on which the trainer could have gone on, and no
+    version published, whose rollouts could be gone.
+    """
     data = path.read_bytes() if path.exists() else b""
     data = data[: data.rfind(b"\n") + 1]
     first = decode(data.partition(b"\n")[0]) or {}
-    return Cut(data, (int(first.get("number", 1)), data.count(b'"type":"Published"')))
+    turns = sum(data.count(b'"type":"%s"' % kind) for kind in (b"Published", b"Selected"))
+    return Cut(data, (int(first.get("number", 1)), turns))
 
 
 def _records(path: Path, data: bytes, offset: int, is_last: bool) -> tuple[list[tuple[r.Record, float]], int]:

@@ -115,6 +115,15 @@ def test_files_that_go_while_they_are_copied_make_it_begin_anew(run, uri, tmp_pa
         Restless(uri).update(run, 1, DIGEST)
 
 
+def test_a_cohort_that_is_selected_meanwhile_makes_it_begin_anew(run, uri):
+    """A checkpoint that is copied later may already rest on it; without its record the tickets would be drawn again."""
+    journal = Journal(run / "journal" / "journal.log")
+    list(journal.replay())
+    before = take_cut(journal.path).state
+    journal.append(r.Selected(0, ((0, 0, ""),)))
+    assert take_cut(journal.path).state != before
+
+
 def test_a_later_start_elsewhere_takes_the_copy_over(run, uri):
     RunCopy(uri).update(run, 2, DIGEST)
     with pytest.raises(Superseded, match="start 2 of this run writes it; this is start 1"):
