@@ -84,7 +84,7 @@ class RunCopy:
 
         Raises:
             Superseded: a later start wrote the copy. OSError: the store does not answer, or a file cannot be read.
-            TimeoutError: cohorts and versions followed each other too fast for one whole state; the next call may find one.
+            TimeoutError: cohorts and versions came too fast for one whole state; the next call may find one.
         """
         before = self.manifest()
         if before is not None and before.epoch > epoch:
