@@ -1,15 +1,16 @@
-"""Tests that start Ray are one group: with `-n 2 --dist loadgroup` one process has them, in turn, another the units."""
-
-from pathlib import Path
+"""With `-n 2` one process has all tests that start Ray, in turn, and the other the units beside them."""
 
 import pytest
 
-STARTS_RAY = {"ray", "e2e"}
+STARTS_RAY = ("tests/ray/", "tests/e2e/")
 
 
-def pytest_collection_modifyitems(config, items):
-    if not hasattr(config, "workerinput"):  # not in one of several processes
-        return
-    for item in items:
-        if Path(item.path).parent.name in STARTS_RAY:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessHasRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(STARTS_RAY) else nodeid
+
+    return OneProcessHasRay(config, log)
