@@ -283,7 +283,7 @@ def _synced_behind(data: bytes, offset: int) -> int:
 
     After a loss of power later pages of one group may be there and earlier ones not: none of it was acknowledged.
     """
-    whole = filter(None, map(decode, data[offset:].split(b"\n")))
+    whole = filter(None, map(decode, data[offset:].split(b"\n")[:-1]))  # behind the last newline nothing is whole
     return max((record.get(SYNCED, len(data)) for record in whole), default=0)
 
 
