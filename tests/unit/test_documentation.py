@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,52 @@ def lines_that_begin(page: str, words: str) -> list[list[str]]:
     return [shlex.split(each[1].rstrip("\\"), comments=True) for each in found if each and "..." not in each[1]]
 
 
+SHELL = re.compile(r"(?:make|rlloop|python|ray|kubectl|aws|gcloud|export|source|\.venv/bin/\w+|\w+=\$\()\b")
+KEYWORDS = {"do", "then", "else", "while", "until", "if", "!"}
+
+
+def shell_blocks(page: str) -> list[str]:
+    """Indented blocks that are typed into a shell, told by their first word."""
+    blocks = re.findall(r"(?:^ {4}.*\n(?:\n(?= {4}))?)+", page, re.MULTILINE)
+    cut = [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in blocks]
+    return [block for block in cut if SHELL.match(block)]
+
+
+def simple_commands(script: str) -> list[list[str]]:
+    """The words of every simple command of a shell script; those handed to another machine are among them."""
+    plain = re.sub(r"(^|\s)# .*$", "", script.replace("\\\n", " "), flags=re.MULTILINE)
+    plain = re.sub(r"""(?<=\s)(["'])\1(?=[\s;&|)])""", r"\1 \1", plain + "\n")  # the lexer loses an empty word there
+    lexer = shlex.shlex(plain, posix=True, punctuation_chars=";&|()\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set(";&|()\n"):
+            commands.append([])
+        elif commands[-1] or word not in KEYWORDS:
+            commands[-1].append(word)
+    found = [command for command in commands if command]
+    return found + [inner for command in found for inner in simple_commands(remote_script(command))]
+
+
+def remote_script(command: list[str]) -> str:
+    """What `ray exec FILE SCRIPT`, `ray job submit` and `kubectl exec` with `-- COMMAND`, and `bash -c SCRIPT` run."""
+    if command[:2] == ["ray", "exec"]:
+        return command[3]
+    if command[:2] == ["kubectl", "exec"] or command[:3] == ["ray", "job", "submit"]:
+        return shlex.join(command[command.index("--") + 1 :])
+    return command[2] if command[:2] == ["bash", "-c"] else ""
+
+
+def parses(script: str) -> bool:
+    return subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).returncode == 0
+
+
+def check_rlloop(words: list[str]) -> None:
+    """Raises what the command line itself would say of these words behind `rlloop`."""
+    command, rest = command_of(words)
+    command.make_context("rlloop", rest)
+
+
 def command_of(words: list[str]):
     """The command that words name, and the words behind its name."""
     command, rest = GROUP, list(words)
@@ -48,6 +93,34 @@ def test_commands_and_their_options_exist(page):
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         given = {word for word in rest if word.startswith("--")}
         assert given <= known | {"--help"}, f"{page.name}: rlloop {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_are_shell_also_where_another_machine_runs_them(page):
+    for block in shell_blocks(page.read_text()):
+        assert parses(block), block
+        for command in simple_commands(block):
+            assert not command[0].startswith("-"), f"{page.name}: {command} begins with an option"
+            assert parses(remote_script(command)), command
+            assert not re.search(r"(?<!;)\n", remote_script(command)), f"{command}: a line ends without ; or \\"
+            if command[0] == "rlloop" and "..." not in command:
+                check_rlloop([re.sub(r"\$\{?\w+\}?", "x", word) for word in command[1:]])
+
+
+def test_the_cluster_page_is_read_as_shell():
+    blocks = shell_blocks((REPOSITORY / "docs" / "cluster.md").read_text())
+    found = {" ".join(command[:2]) for block in blocks for command in simple_commands(block)}
+    assert {"ray exec", "rlloop features", "aws efs", "ray job", "tensorboard --logdir"} <= found
+
+
+def test_a_script_with_a_line_that_is_no_command_is_found():
+    torn = "ray exec FILE 'for f in a; do rlloop features $f --out x\n  --prefix \"\"; done'\n"
+    assert parses(torn) and ["--prefix", " "] in simple_commands(torn)  # the shell takes it for a command
+    assert not parses("ray exec FILE 'for f in a") and not parses(remote_script(["ray", "exec", "FILE", "do x"]))
+    inner = simple_commands("kubectl exec pod -c ray -- bash -c 'a b; c'  # and 'a note\nd --e \\\n f")
+    assert inner[1] == ["d", "--e", "f"] and ["a", "b"] in inner and ["c"] in inner
+    with pytest.raises(Exception, match="Missing parameter: out"):
+        check_rlloop(["features", "x"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -85,22 +158,3 @@ def test_the_readme_has_the_weights_with_their_licences():
         for licence in [line.split("|")[3]]
     }
     assert table == {entry.name: entry.licence for entry in catalogue().values()}
-
-
-def blocks_of(page: str) -> list[str]:
-    """Indented blocks, whole, without their indentation."""
-    found = re.findall(r"(?:^ {4}.*\n?)+", page, re.MULTILINE)
-    return [textwrap.dedent(block) for block in found]
-
-
-@pytest.mark.parametrize("name", ["cluster.md", "guide.md"])
-def test_what_is_typed_is_whole_for_a_shell_here_and_on_the_node_that_gets_it(name):
-    """Of a quoted command that goes over several lines each but the last goes on, or ends, on purpose."""
-    remote = []
-    for block in blocks_of((REPOSITORY / "docs" / name).read_text()):
-        if re.match(r"(ray|aws|kubectl|make|rlloop|export|source) ", block):
-            done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
-            assert done.returncode == 0, (block, done.stderr)
-            remote += re.findall(r"^ray exec \S+ '(.*?)'", block, re.MULTILINE | re.DOTALL)
-    assert [each for each in remote if re.search(r"(?<![\\;])\n", each)] == []
-    assert name != "cluster.md" or len(remote) >= 3
