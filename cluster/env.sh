@@ -1,6 +1,6 @@
 # What every node of a cluster has in its environment, sourced before `ray start` and by every login. Edit the first lines.
 export RLLOOP_SHARE="${RLLOOP_SHARE:-}"            # NFS export that holds the runs: HOST:/PATH (EFS, Filestore, own server)
-export RLLOOP_NFS="${RLLOOP_NFS:-4.1}"             # version of NFS that it speaks; Filestore's basic tiers: 3
+export RLLOOP_NFS="${RLLOOP_NFS:-4.1}"             # version of NFS that it speaks; cluster/gpu-gcp.yaml sets 3
 export RLLOOP_MOUNT="${RLLOOP_MOUNT:-/mnt/rlloop}" # where it is mounted, on every node the same
 
 export RLLOOP_RUNS="$RLLOOP_MOUNT/runs"            # runs live on the share: every node writes its part of a checkpoint

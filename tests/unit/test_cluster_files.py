@@ -89,7 +89,7 @@ def test_each_type_has_its_own_size_disk_time_and_set_up(name):
         assert has["resources"][node] == 1 and has["labels"]["node"] == node
         assert TYPES & set(has["resources"]) == {node}
         set_up = has.get("worker_setup_commands", config["head_setup_commands"])
-        assert f"bash ~/rlloop/cluster/setup.sh {node}" in set_up
+        assert [c.partition("bash ")[2] for c in set_up if "setup.sh" in c] == [f"~/rlloop/cluster/setup.sh {node}"]
     workers = TYPES - {"head"}
     assert "GPU" not in nodes["head"]["resources"] and all(nodes[node]["resources"]["GPU"] == 1 for node in workers)
     assert all(nodes[node]["idle_timeout_s"] >= 300 for node in workers)
@@ -101,6 +101,45 @@ def test_each_type_has_its_own_size_disk_time_and_set_up(name):
         for node in TYPES
     ]
     assert all("Size" in disk for disk in disks) and len(set(disks)) >= 3
+
+
+def test_google_machines_have_disks_that_they_take_and_leave_none_behind():
+    config = prepared("gpu-gcp")
+    zone = config["provider"]["availability_zone"]
+    for node in config["available_node_types"].values():
+        machine = node["node_config"]
+        for disk in machine["disks"]:  # G2 does not attach pd-standard, which is the default
+            assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced" and disk["autoDelete"]
+        if node["labels"]["market"] == "spot":  # the default is STOP: such a machine is no node any more, and stays
+            assert machine["scheduling"]["instanceTerminationAction"] == "DELETE"
+
+
+def mounted_with(tmp_path, command):
+    """The options that a set-up command mounts the share with: setup.sh as it is, what it calls only noted."""
+    home = tmp_path / "home"
+    shutil.copytree(CLUSTER, home / "rlloop" / "cluster")
+    (tmp_path / "bin").mkdir()
+    for name, script in {
+        "sudo": f'echo "$@" >> {tmp_path}/asked\n[ "$1" = mkdir ] && "$@"\n[ "$1" != mount ]',  # the mount ends it
+        "mountpoint": "exit 1", "g++": "", "mount.nfs": "", "python3": "",
+    }.items():  # fmt: skip
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    given = {"HOME": str(home), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    given |= {"RLLOOP_SHARE": "10.0.0.2:/runs", "RLLOOP_MOUNT": str(tmp_path / "mnt")}
+    subprocess.run(["bash", "-c", command], env=given, capture_output=True, timeout=30)
+    (line,) = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("mount ")]
+    return line.split()[line.split().index("-o") + 1].split(",")
+
+
+@pytest.mark.parametrize(("name", "version"), [("gpu", "4.1"), ("gpu-gcp", "3"), ("gpu-onprem", "4.1")])
+def test_every_provider_mounts_with_the_version_that_its_share_speaks(name, version, tmp_path):
+    config = prepared(name)
+    for number, node in enumerate(config["available_node_types"].values()):
+        commands = [*node.get("worker_setup_commands", []), *config["head_setup_commands"]]
+        command = next(command for command in commands if "setup.sh" in command)
+        (tmp_path / str(number)).mkdir()
+        assert f"vers={version}" in mounted_with(tmp_path / str(number), command)
 
 
 def test_the_twins_have_one_shape():
