@@ -26,11 +26,11 @@ grep -qs rlloop/cluster/env.sh ~/.bashrc || echo 'source ~/rlloop/cluster/env.sh
 generator="fluxaudio_s_44k_gclef vae_44k bigvgan_v2_44k"
 rewards="tunejury clap_scoring mert_v1_330m roberta_base"
 text="flan_t5_large clap_conditioning roberta_base"
+finish="demucs_mdx_extra"                             # `rlloop generate` post-processes wherever there is a free card
 case "$node" in
-  head) weights="$generator $text" ;;         # version 0, and the features of the prompts
-  sampler) weights="$generator demucs_mdx_extra" ;;                # `rlloop generate` post-processes there
-  trainer) weights="$generator" ;;
-  reward) weights="$generator $rewards demucs_mdx_extra" ;;        # the evaluator listens there, too
+  head) weights="$generator $finish $text" ;;         # version 0, and the features of the prompts
+  sampler | trainer) weights="$generator $finish" ;;
+  reward) weights="$generator $finish $rewards" ;;    # the evaluator listens there, too
   *) echo "rlloop: '$node' is no type of node; expected head, sampler, reward or trainer" >&2; exit 1 ;;
 esac
 # shellcheck disable=SC2086

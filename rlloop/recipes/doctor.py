@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rlloop.config import Config, resolve_rewards
+from rlloop.config import Config, StepEntry, resolve_rewards
 from rlloop.recipes.machine_facts import Facts
 from rlloop.resources import resources
+from rlloop.weights.catalogue import catalogue
 
 GIB = 2**30
 CUDA_DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the first driver that runs it
@@ -42,7 +43,6 @@ class Finding:
 def wanted_weights(config: Config) -> dict[str, list[str]]:
     """Role -> names of the catalogue that it loads: those in its options, and those that a reward takes by default."""
     from rlloop.rewards.registry import OFFICIAL
-    from rlloop.weights.catalogue import catalogue
 
     known = catalogue()
     generator = [value for value in config.generator.options.values() if isinstance(value, str) and value in known]
@@ -59,6 +59,16 @@ def wanted_weights(config: Config) -> dict[str, list[str]]:
     return {"sampler": generator, **pools, "trainer": generator, "evaluator": list(dict.fromkeys(heard))}
 
 
+def weights_of_steps(entries: Sequence[StepEntry]) -> list[str]:
+    """Names of the catalogue that post-processing loads: `rlloop generate` does, a run does not."""
+    from rlloop.recipes.postprocess import STEPS
+
+    known = catalogue()
+    ours = [entry for entry in entries if entry.target in STEPS]
+    found = [value for entry in ours for value in arguments(STEPS[entry.target], entry.options) if value in known]
+    return list(dict.fromkeys(found))
+
+
 def arguments(target: str, options: Mapping[str, Any]) -> list[str]:
     """Strings that a function `package.module:name` is called with: its defaults, and the options."""
     import importlib
@@ -70,8 +80,12 @@ def arguments(target: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def weights_by_type(config: Config) -> dict[str | None, list[str]]:
-    """Type of node (None: every node) -> names of weights that roles load there; one machine is of every type."""
-    wanted, found = wanted_weights(config), {}
+    """Type of node (None: every node) -> names of weights that are loaded there; one machine is of every type.
+
+    Roles load theirs where they run. `rlloop generate` draws wherever there is room, so every node wants what it loads
+    to post-process.
+    """
+    wanted, found = wanted_weights(config), {None: weights_of_steps(config.postprocess)}
     for row in resources(config):
         found[row.node] = sorted({*found.get(row.node, []), *wanted.get(row.role, [])})
     return found
@@ -164,7 +178,9 @@ def check_disks(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Find
 
 
 def check_weights(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:
-    """What the roles of this node load is here, with its checksum."""
+    """What is loaded on this node is here, with its checksum. What only `rlloop generate` loads stops no run."""
+    roles = {name for names in wanted_weights(config).values() for name in names}
+    later = set(weights_of_steps(config.postprocess)) - roles
     for state, level, todo in (
         ("absent", "fail", "rlloop weights fetch {}"),
         ("partial", "fail", "rlloop weights fetch {}"),
@@ -172,9 +188,14 @@ def check_weights(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Fi
         ("verified", "ok", ""),
     ):
         names = [name for name, is_so in facts.weights.items() if is_so == state]
-        if names:
-            listed = " ".join(names)
+        listed = " ".join(name for name in names if name not in later)
+        if listed:
             yield Finding(level, "weights", facts.node, f"{state}: {listed}", "verified", todo.format(listed))
+        listed = " ".join(name for name in names if name in later)
+        if listed:
+            level = "warn" if level == "fail" else level
+            expected = "verified, for `rlloop generate` to post-process with"
+            yield Finding(level, "weights", facts.node, f"{state}: {listed}", expected, todo.format(listed))
 
 
 def check_compiler(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from rlloop.config import PRESETS, load
+from rlloop.recipes.doctor import weights_of_steps
 from rlloop.resources import Nodes, check_nodes, node_types, resources
 
 REPOSITORY = Path(__file__).parents[2]
@@ -208,6 +209,8 @@ def test_a_node_fetches_what_its_roles_load():
     for node in TYPES:
         status, names = weights_of(node)
         assert status == 0 and names <= set(catalogue()) and set(OFFICIAL) <= names
+        for preset in ("official", "paper"):  # what `rlloop generate` does to clips, wherever there is a card
+            assert set(weights_of_steps(load(preset).postprocess)) == {"demucs_mdx_extra"} <= names
     assert {"tunejury", "clap_scoring", "mert_v1_330m", "roberta_base"} <= weights_of("reward")[1]
     assert {"flan_t5_large", "clap_conditioning", "roberta_base"} <= weights_of("head")[1]
     assert weights_of("samplr")[0] == 1

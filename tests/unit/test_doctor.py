@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rlloop.commands.main import app
 from rlloop.config import load
-from rlloop.recipes.doctor import GIB, arguments, examine, wanted_weights, weights_by_type
+from rlloop.recipes.doctor import GIB, arguments, examine, wanted_weights, weights_by_type, weights_of_steps
 from rlloop.recipes.machine_facts import Facts, code_digest, has_token, parse_nvidia, weight_states
 
 VERSIONS = {"ray": "2.60.0", "torch": "2.14.1", "torchaudio": "2.11.0", "deepspeed": "0.19.8"}
@@ -119,6 +119,16 @@ def test_weights_of_each_role_and_type_of_node():
     assert all(names == [] for names in wanted_weights(load("mini")).values())
     assert "my_head.pt" in arguments("rlloop.rewards.tunejury:tunejury", {"head": "my_head.pt"})
     assert "tunejury" not in arguments("rlloop.rewards.tunejury:tunejury", {"head": "my_head.pt"})
+
+
+def test_what_only_generate_loads_is_missed_but_stops_no_run():
+    official = load("official")
+    assert "demucs_mdx_extra" in weights_by_type(official)[None]
+    at = replace(WELL, weights={"vae_44k": "absent", "demucs_mdx_extra": "absent"})
+    listed, found = wrong(at, config=official)
+    assert listed == [("fail", "weights", "a"), ("warn", "weights", "a")]
+    assert [f.todo for f in found] == ["rlloop weights fetch vae_44k", "rlloop weights fetch demucs_mdx_extra"]
+    assert weights_of_steps(load("official", ["postprocess=[loudness]"]).postprocess) == []
 
 
 def test_facts_are_read_from_what_is_there(tmp_path, monkeypatch):
