@@ -154,14 +154,14 @@ def check_memory(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Fin
     level = "ok" if facts.memory >= needed else "warn"
     todo = "" if level == "ok" else "fewer actors, or a larger machine"
     yield Finding(level, "memory", facts.node, show_gib(facts.memory), f"{show_gib(needed)} or more", todo)
-    least = min(SHM_SHARE * facts.memory, SHM_MOST)
+    least = int(min(SHM_SHARE * facts.memory, SHM_MOST))
     level = "ok" if facts.shm >= least else "warn"
     todo = (
         ""
         if level == "ok"
         else "docker run --shm-size=10g, or mount -o remount,size=10G /dev/shm; else Ray uses the disk"
     )
-    yield Finding(level, "/dev/shm", facts.node, show_gib(facts.shm), f"{show_gib(int(least))} or more", todo)
+    yield Finding(level, "/dev/shm", facts.node, show_gib(facts.shm), f"{show_gib(least)} or more", todo)
 
 
 def check_disks(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rlloop.config import PRESETS, load
-from rlloop.recipes.doctor import weights_of_steps
+from rlloop.recipes.doctor import GIB, SHM_MOST, SHM_SHARE, weights_of_steps
 from rlloop.resources import Nodes, check_nodes, node_types, resources
 
 REPOSITORY = Path(__file__).parents[2]
@@ -275,6 +275,11 @@ def check_pod(pod, node, claim, params):
     for each in (container, fetch):
         assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
         assert each["image"] == container["image"]
+    memory, shm = (
+        int(size.removesuffix("Gi")) * GIB
+        for size in (container["resources"]["limits"]["memory"], volumes["shm"]["emptyDir"]["sizeLimit"])
+    )
+    assert shm >= min(SHM_SHARE * memory, SHM_MOST), "Ray's object store would go to the disk"
     assert volumes["share"]["persistentVolumeClaim"]["claimName"] == claim
     assert all(isinstance(value, str) for value in params.values()), "rayStartParams are strings"
     assert json.loads(json.loads(params["resources"])) == {node: 1}

@@ -8,7 +8,16 @@ from typer.testing import CliRunner
 
 from rlloop.commands.main import app
 from rlloop.config import load
-from rlloop.recipes.doctor import GIB, arguments, examine, wanted_weights, weights_by_type, weights_of_steps
+from rlloop.recipes.doctor import (
+    GIB,
+    SHM_MOST,
+    SHM_SHARE,
+    arguments,
+    examine,
+    wanted_weights,
+    weights_by_type,
+    weights_of_steps,
+)
 from rlloop.recipes.machine_facts import Facts, code_digest, has_token, parse_nvidia, weight_states
 
 VERSIONS = {"ray": "2.60.0", "torch": "2.14.1", "torchaudio": "2.11.0", "deepspeed": "0.19.8"}
@@ -72,6 +81,20 @@ def test_each_fault_is_found_alone_with_what_to_do(change, level, check, said):
     listed, (finding,) = wrong(replace(WELL, **change))
     assert listed == [(level, check, "a")]
     assert said in f"{finding.found} {finding.expected} {finding.todo}"
+
+
+@pytest.mark.parametrize(("memory_gib", "least"), [(28, 9_019_431_321), (56, 10**10), (500, 10**10)])
+def test_shared_memory_has_room_for_ray_s_store(memory_gib, least):
+    """0.3 of memory; above 10 GB the store is as large as /dev/shm lets it be, below it goes to the disk."""
+    from ray._private import ray_constants as ray
+
+    assert (SHM_SHARE, SHM_MOST) == (
+        ray.DEFAULT_OBJECT_STORE_MEMORY_PROPORTION,
+        ray.REQUIRE_SHM_SIZE_THRESHOLD,
+    )
+    well = replace(WELL, memory=memory_gib * GIB)
+    assert wrong(replace(well, shm=least))[0] == []
+    assert wrong(replace(well, shm=least - 1))[0] == [("warn", "/dev/shm", "a")]
 
 
 @pytest.mark.parametrize(
