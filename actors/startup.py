@@ -305,13 +305,16 @@ def start_ray(nodes: Sequence[str] = (), object_store_bytes: int | None = None) 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """All that the job says of its workers' environment: the settings of `ENVIRONMENT`, and where our packages lie.
 
-    It is stored and shown by Ray, so no token may be in it.
+    It is stored and shown by Ray, so no token may be in it. What `ray job submit --runtime-env` says of a key stands:
+    Ray refuses to be told twice.
     """
     here = str(Path(__file__).resolve().parent.parent)
     paths = dict.fromkeys([here, *filter(None, [environment.get("PYTHONPATH")])])
     own = {} if joins_cluster(environment) else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     ours = {key: environment.get(key, value) for key, value in ENVIRONMENT.items()}
-    return {**ours, **own, "PYTHONPATH": os.pathsep.join(paths)}
+    found = {**ours, **own, "PYTHONPATH": os.pathsep.join(paths)}
+    submitted = json.loads(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    return {key: value for key, value in found.items() if key not in (submitted.get("env_vars") or {})}
 
 
 def _join(address: str, common: dict[str, Any]) -> None:

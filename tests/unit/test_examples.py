@@ -1,5 +1,6 @@
 """docs/examples: each is run here as the loop would run it, without Ray; docs/plugging_in.md shows all of them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -137,6 +138,9 @@ def test_the_page_shows_every_example_and_its_names_exist():
 
 def test_the_folder_of_the_file_is_handed_to_every_process():
     assert worker_environment({"PYTHONPATH": "/my/code"})["PYTHONPATH"].endswith(":/my/code")
+    job = json.dumps({"runtime_env": {"env_vars": {"PYTHONPATH": "/other"}}, "metadata": {}})
+    found = worker_environment({"PYTHONPATH": "/my/code", "RAY_JOB_CONFIG_JSON_ENV_VAR": job})
+    assert "PYTHONPATH" not in found and "TOKENIZERS_PARALLELISM" in found  # the job has said it
 
 
 def test_examples_are_short():
