@@ -26,13 +26,14 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON, one list.")] = False,
 ) -> None:
-    """Checks versions, GPUs, memory, disks, weights, ports, clocks, authentication and the run directory before a run.
+    """Checks versions, GPUs, memory, disks, weights, ports, clocks, authentication and the run directory before a run,
+    and what a start would refuse: settings, prompts without features, a corpus of another generator.
 
     Starts and changes nothing. Status 1 if a finding would stop the run.
 
     Example: rlloop doctor --config one_gpu
 
-    ray job submit -- rlloop doctor --config cluster
+    ray job submit -- rlloop doctor --config cluster prompts=/mnt/rlloop/prompts.txt
     """
     from rlloop.config import find_preset, load
     from rlloop.preflight import choose_run_dir, on_cluster, working_dir
@@ -44,7 +45,7 @@ def run(
     if address:
         os.environ["RAY_ADDRESS"] = address
     look = look_at_cluster if on_cluster(os.environ) else look_at_machine
-    findings = [*look(settings, Path(run_dir)), prompts_finding(settings)]
+    findings = [*look(settings, Path(run_dir)), *start_findings(settings)]
     findings += [copy_finding(uri)] if "://" in uri else []
     if as_json:
         print(json.dumps([finding.as_json() for finding in findings], indent=1))
@@ -100,16 +101,42 @@ def run_dir_finding(config: Config, run_dir: Path) -> Finding:
     return Finding("ok", "run_dir", "driver", str(run_dir))
 
 
-def prompts_finding(config: Config) -> Finding:
-    """Whether the prompts are there, and their features, as the run asks before it starts."""
-    from rlloop.preflight import check_prompts
+def start_findings(config: Config) -> list[Finding]:
+    """What a start looks at before anything else, in the settings and in the files that they name, as findings."""
+    from rlloop import preflight
     from rlloop.recipes.doctor import Finding
 
-    try:
-        check_prompts(config)
-    except ValueError as error:
-        return Finding("fail", "prompts", "driver", str(error), "prompts with features", "as it says")
-    return Finding("ok", "prompts", "driver", config.prompts or "the shipped ones")
+    checks = {
+        "targets": preflight.check_targets,
+        "evaluation": preflight.check_evaluated_scores,
+        "devices": preflight.check_devices,
+        "buffer": preflight.check_buffer,
+        "limits": preflight.check_limits,
+        "prompts": preflight.check_prompts,
+        "corpus": check_corpus_folder,
+    }
+    found = []
+    for name, check in checks.items():
+        try:
+            check(config)
+        except ValueError as error:
+            found.append(Finding("fail", name, "driver", str(error), "what a run can start with", "as the line says"))
+        else:
+            found.append(Finding("ok", name, "driver", "a run can start with it"))
+    return found
+
+
+def check_corpus_folder(config: Config) -> None:
+    """The corpus can be read and trained on; the mini stack's is made as a run starts.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    from rlloop.data.corpus import open_corpus
+    from rlloop.recipes.corpus_check import check_corpus
+
+    if config.corpus and config.corpus != "mini":
+        check_corpus(config, open_corpus(Path(config.corpus).expanduser()))
 
 
 def copy_finding(uri: str) -> Finding:

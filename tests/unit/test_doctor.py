@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from rlloop.commands.doctor import start_findings
 from rlloop.commands.main import app
 from rlloop.config import load
 from rlloop.recipes.doctor import (
@@ -175,6 +176,8 @@ def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, monke
     bad = CliRunner().invoke(app, ["doctor", "--config", "official", "--json", f"run_dir={tmp_path}"])
     found = json.loads(bad.output)
     assert bad.exit_code == 1
+    failed = {f["check"]: f["found"] for f in found if f["level"] == "fail"}
+    assert "no prompt features there" in failed["prompts"]  # weights alone would not have let it start
     assert any(f["check"] == "weights" and "rlloop weights fetch" in f["todo"] for f in found if f["level"] == "fail")
     assert list(tmp_path.iterdir()) == []
     full = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path / 'c' / 'd'}", "limits.min_free_disk=900TB"])
@@ -185,3 +188,14 @@ def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, monke
     assert away.exit_code == 0 and "copy of the run" in away.output and list(tmp_path.iterdir()) == []
     unknown = CliRunner().invoke(app, ["doctor", "--config", "nowhere"])
     assert unknown.exit_code == 2
+
+
+def test_files_that_a_start_would_refuse_are_found_before_it(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a waltz\n")
+    given = [f"prompts={tmp_path}/prompts.txt", "evaluation.num_prompts=500", "stages.0.selection.min_examples=1000"]
+    found = {f.check: f for f in start_findings(load("mini", given)) if f.level == "fail"}
+    assert set(found) == {"prompts", "targets"}
+    assert "held-out prompts exist" in found["prompts"].found and "min_examples 1000" in found["targets"].found
+    (finding,) = (f for f in start_findings(load("mini", [f"corpus={tmp_path}"])) if f.level == "fail")
+    assert finding.check == "corpus" and str(tmp_path) in finding.found
+    assert all(f.level == "ok" for f in start_findings(load("mini")))
