@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlloop.loop.files import read_json
+
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("rlloop", "torch", "ray", "deepspeed", "transformers", "numpy")
 ASK_TIMEOUT_S = 10
@@ -34,8 +36,8 @@ def record_start(run_dir: Path, epoch: int, nodes: Sequence[Mapping[str, float]]
 def read_starts(run_dir: Path) -> list[dict[str, Any]]:
     """The entries so far; none where there is no file, or one that is damaged: nothing depends on it."""
     try:
-        found = json.loads((run_dir / ENVIRONMENT_FILE).read_text())
-    except (OSError, ValueError):
+        found = read_json(run_dir / ENVIRONMENT_FILE)
+    except ValueError:
         return []
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 

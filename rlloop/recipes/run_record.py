@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rlloop.config import Config, build
 from rlloop.loop import checkpoints
 from rlloop.loop import records as r
-from rlloop.loop.environment import read_starts
+from rlloop.loop.files import read_json
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.plan import Plan
 from rlloop.loop.snapshot import CohortStats, EvaluationResult
 from rlloop.recipes.cohort import cohort_stats
 from rlloop.recipes.evaluations import stored_results
+from rlloop.recipes.kept_files import Summary, read_kept
 from rlloop.views.report.record import RunRecord, Troubles, Update, VersionRewards
 
-SWEEP_PLACES = ("sweep.json", "sweep/sweep.json")
 SUMMARY_SLACK_S = 1.0  # a summary is written after the last record
 
 
@@ -66,9 +65,10 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
     config = read_config(folder)
     told = read_journal(folder, config)
     results = read_evaluations(folder)
-    summary = _json(folder / "summary.json") or {}
-    ledger = told.ledger
-    is_current = bool(summary) and summary.get("policy_versions") == ledger.version and not _went_on(folder, told)
+    kept, ledger = read_kept(folder), told.ledger
+    summary = kept.summary or Summary()
+    is_current = kept.summary is not None and summary.policy_versions == ledger.version and not _went_on(folder, told)
+    is_exact = is_current and summary.wall_seconds is not None
     worked = sum(last - first for first, last in told.spans)
     cohorts = [
         cohort_stats(ledger, k, told.closed_at[k])
@@ -79,18 +79,18 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
         name=folder.resolve().name,
         folder=str(folder.resolve()),
         config=config,
-        status=summary.get("status", "finished") if is_current else "open",
-        reason=summary.get("reason", "") if is_current else "",
+        status=summary.status if is_current else "open",
+        reason=summary.reason if is_current else "",
         began_at=told.spans[0][0] if told.spans else None,
         ended_at=told.spans[-1][1] if told.spans else None,
-        worked_seconds=summary.get("wall_seconds", worked) if is_current else worked,
-        is_exact=is_current and "wall_seconds" in summary,
+        worked_seconds=summary.wall_seconds if is_exact else worked,
+        is_exact=is_exact,
         mean_actors=told.mean_actors,
         num_starts=len(told.spans),
-        starts=read_starts(folder),
+        starts=kept.starts,
         version=ledger.version,
         num_versions=ledger.plan.num_versions,
-        result_version=summary.get("result_version", ledger.version) if is_current else ledger.version,
+        result_version=summary.result_version if is_current and summary.result_version is not None else ledger.version,
         tickets={state: count for state, count in ledger.counts.items() if count},
         clips_generated=ledger.clips_generated,
         stages=stage_spans(ledger.plan),
@@ -99,9 +99,9 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
         evaluations=results,
         updates=read_updates(folder),
         busy_seconds={**told.busy, **evaluator_seconds(results)},
-        troubles=troubles(folder, told, results, summary if is_current else None, cohorts),
-        sweep=next((found for place in SWEEP_PLACES if (found := _sweep(folder / place))), None),
-        corpus=_json(folder / "corpus.json"),
+        troubles=troubles(folder, told, results, summary if is_current else Summary(), cohorts, kept.damaged),
+        sweep=kept.sweep,
+        corpus=kept.corpus,
     )
     return record, ledger
 
@@ -118,9 +118,9 @@ def read_config(folder: Path) -> Config:
         found = f"; runs inside it: {', '.join(inside[:5])}" if inside else "; give the run_dir that a run printed"
         raise ValueError(f"{folder} holds no run: {path} is missing{found}")
     try:
-        raw = json.loads(path.read_text())
+        raw = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}; take it from another copy of the run") from None
+        raise ValueError(f"{error}; take it from another copy of the run") from None
     return build(raw, str(path))
 
 
@@ -203,8 +203,9 @@ def troubles(
     folder: Path,
     told: Told,
     results: Iterable[EvaluationResult],
-    summary: Mapping[str, Any] | None,
+    summary: Summary,
     cohorts: Iterable[CohortStats],
+    damaged: Sequence[str],
 ) -> Troubles:
     rollouts = [rollout for ticket in told.ledger.tickets for rollout in ticket.rollouts]
     missing: Counter[str] = Counter()
@@ -223,8 +224,9 @@ def troubles(
         interrupted_cohorts=ended,
         refused_checkpoints=refused,
         unmarked_checkpoints=unmarked,
-        restarts=None if summary is None else summary.get("restarts"),
-        messages=None if summary is None else summary.get("messages"),
+        damaged_files=damaged,
+        restarts=summary.restarts,
+        messages=summary.messages,
     )
 
 
@@ -246,7 +248,7 @@ def bad_checkpoints(folder: Path) -> tuple[list[str], list[str]]:
                 unmarked.append(path.name)
             else:
                 refused.append(f"{path.name} lacks {Path(str(error.filename)).name}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             refused.append(f"{path.name}: its marker cannot be read ({type(error).__name__})")
     return refused, unmarked
 
@@ -256,31 +258,3 @@ def _went_on(folder: Path, told: Told) -> bool:
     if not told.spans:
         return False
     return told.spans[-1][1] > (folder / "summary.json").stat().st_mtime + SUMMARY_SLACK_S
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    """An object that a run may keep; None where it is missing or damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _sweep(path: Path) -> dict[str, Any] | None:
-    """What `rlloop sweep-score` wrote there; None where it is missing or something else."""
-    found = _json(path)
-    try:
-        if found is not None:
-            _look_into(found)
-        return found
-    except (KeyError, TypeError, AttributeError):
-        return None
-
-
-def _look_into(sweep: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or AttributeError where something is missing that the report draws."""
-    for row in sweep["points"]:
-        _ = row["s"], [(cell["mean"], cell["ci_low"], cell["ci_high"]) for cell in row["scores"].values()]
-        _ = [cell and (cell["n"], cell["value"]) for cell in row["distances"].values()]
-    _ = [rho.get("rho") for rho in sweep["spearman"].values()]

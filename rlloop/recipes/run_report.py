@@ -15,7 +15,7 @@ from rlloop.views.report.page import comparison_page, run_page
 
 
 def report_page(folders: Sequence[Path]) -> str:
-    """The page of one run, or of two against each other.
+    """The page of one run, or of two against each other. Half a surrogate, which JSON lets a prompt have, becomes `?`.
 
     Raises:
         ValueError: a folder holds no run or a damaged one, or both are the same.
@@ -24,15 +24,24 @@ def report_page(folders: Sequence[Path]) -> str:
     runs = [read_run(folder) for folder in folders]
     if len(runs) == 1:
         record, ledger = runs[0]
-        return run_page(record, one_run(record, ledger), made)
+        return text(run_page(record, one_run(record, ledger), made))
     (a, _), (b, _) = runs
     if a.folder == b.folder:
         raise ValueError(f"{folders[0]} and {folders[1]} are the same run; give two")
-    return comparison_page(a, b, compare_runs(a, b), two_runs(a, b), made)
+    return text(comparison_page(a, b, compare_runs(a, b), two_runs(a, b), made))
+
+
+def text(page: str) -> str:
+    """What UTF-8 can hold of it."""
+    return page.encode("utf-8", errors="replace").decode()
 
 
 def write_page(page: str, out: Path) -> None:
     """Complete or as before."""
     scratch = out.with_name(out.name + ".tmp")
-    scratch.write_text(page, encoding="utf-8", errors="replace")  # half a surrogate, which JSON lets a prompt have
-    os.replace(scratch, out)
+    try:
+        scratch.write_text(page, encoding="utf-8")
+        os.replace(scratch, out)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -35,6 +35,7 @@ from rlloop.recipes.averages import average, snapshot_path
 from rlloop.recipes.damaged import REFUSED, set_aside_results
 from rlloop.recipes.evaluations import stored_results, write_result
 from rlloop.recipes.judges import read_embeddings, write_embeddings
+from rlloop.recipes.kept_files import read_kept
 from rlloop.recipes.moment import read_moment
 from rlloop.views.event_log import EventLog
 from rlloop.views.terminal import LiveView
@@ -447,6 +448,44 @@ def make(folder: Path) -> Path:
     return folder
 
 
+# ---- what a report does without, and names
+
+SUMMARY = json.dumps({"status": "finished", "policy_versions": 2, "wall_seconds": 5.0, "messages": [], "restarts": {}})
+POINT_OF_SWEEP = {"s": 1, "scores": {"x": {"mean": 0.5, "ci_low": None, "ci_high": None}}, "distances": {}}
+GOOD = {
+    "summary.json": SUMMARY,
+    "sweep.json": json.dumps({"points": [POINT_OF_SWEEP], "spearman": {"x": {"rho": None}}, "notes": []}),
+    "environment.json": json.dumps([{"epoch": 1, "versions": {"python": "3.12"}, "nodes": [{"CPU": 2.0}]}]),
+    "corpus.json": json.dumps({"rows": 5}),
+}
+LEFT_OUT = [
+    *(Case(name, "half of it", halve, "is no JSON") for name in GOOD),
+    *(Case(name, "nested 200,000 deep", text(DEEP), "nested too deeply") for name in GOOD),
+    Case("summary.json", "a time is a text", fields(wall_seconds="long"), "wall_seconds"),
+    Case("summary.json", "a time is NaN", fields(wall_seconds=float("nan")), "wall_seconds"),
+    Case("summary.json", "another status", fields(status=3), "status"),
+    Case("summary.json", "messages are a text", fields(messages="x"), "messages"),
+    Case("sweep.json", "a point without scores", fields(points=[{"s": 1}]), "points.0.scores"),
+    Case("sweep.json", "an s is a text", fields(points=[{**POINT_OF_SWEEP, "s": "high"}]), "points.0.s"),
+    Case("sweep.json", "of another program", text('{"accuracy": 1}'), "points"),
+    Case("environment.json", "versions are a list", text('[{"versions": ["3.12"]}]'), "0.versions"),
+    Case("corpus.json", "a list", text("[]"), "its value"),
+]
+
+
+@pytest.mark.parametrize("case", LEFT_OUT, ids=lambda case: case.name)
+def test_a_report_leaves_a_bad_file_out_and_names_it(case, tmp_path):
+    path = tmp_path / case.file
+    path.write_text(GOOD[case.file])
+    whole = read_kept(tmp_path)
+    assert whole.damaged == [] and (whole.summary or whole.sweep or whole.starts or whole.corpus)
+    case.damage(path)
+    found = read_kept(tmp_path)
+    assert not (found.summary or found.sweep or found.starts or found.corpus)
+    (line,) = found.damaged
+    assert case.file in line and case.said in line and "\n" not in line and len(line) < 500, line
+
+
 # ---- the document
 
 
@@ -463,6 +502,7 @@ def document() -> str:
         ("Refused with one line that ends the start, the run or the command", REFUSED_BY_READER),
         ("Set aside under another name, with a line in the run's messages; the version is evaluated again", SET_ASIDE),
         ("Done without, or made again", MADE_AGAIN),
+        ("Left out of the report, which names it", LEFT_OUT),
     )
     for title, cases in groups:
         lines += ["", f"## {title}", "", "| file | damage | what is said of it |", "|---|---|---|"]

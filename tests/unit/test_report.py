@@ -163,17 +163,49 @@ def test_a_summary_that_the_journal_has_outrun_does_not_count(run):
     assert read_run(run)[0].status == "open"
 
 
-def test_damaged_files_beside_the_journal_cost_themselves(run):
-    (run / "summary.json").write_text(json.dumps({"status": "finished", "policy_versions": 2}))
-    (run / "sweep.json").write_text(json.dumps({"points": [{"s": 1}], "spearman": {}}))
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("summary.json", '{"status": "finished", "policy_versions": 2, "wall_seconds": "long"}', "wall_seconds"),
+        ("sweep.json", '{"points": [{"s": 1}], "spearman": {}}', "points.0.scores"),
+        ("environment.json", '[{"cpus": 2, "versions": ["3.12"], "nodes": 4}]', "0.versions"),
+    ],
+)
+def test_a_damaged_file_beside_the_journal_costs_itself_and_is_named(run, name, content, said):
+    (run / name).write_text(content)
     record, _ = read_run(run)
-    assert record.status == "finished" and not record.is_exact and record.sweep is None
-    assert "Not made for this run" in text_of(report_page([run]))
+    assert record.status == "open" and record.sweep is None and record.starts == [] and record.corpus is None
+    (line,) = record.troubles.damaged_files
+    assert line.startswith(f"{name}: ") or f"/{name}: " in line
+    assert said in line and "Files of the run that are damaged" in text_of(report_page([run]))
 
 
-def test_half_a_surrogate_in_a_prompt_is_written_as_a_question_mark(run, tmp_path):
-    write_page("<p>a \ud800 prompt</p>", tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text() == "<p>a ? prompt</p>"
+def test_a_summary_of_less_still_counts(run):
+    (run / "summary.json").write_text(json.dumps({"status": "finished", "policy_versions": 2}))
+    record, _ = read_run(run)
+    assert record.status == "finished" and not record.is_exact and record.troubles.damaged_files == []
+    assert "What went wrong" in text_of(report_page([run]))
+
+
+def test_a_marker_nested_too_deeply_is_a_refused_checkpoint(run):
+    folder = run / "checkpoints" / "v000001-s000000"
+    folder.mkdir(parents=True)
+    (folder / "marker.json").write_text("[" * 200_000)
+    assert "its marker cannot be read" in read_run(run)[0].troubles.refused_checkpoints[0]
+
+
+def test_half_a_surrogate_in_a_prompt_is_written_as_a_question_mark(run):
+    for path in (run / "evaluations").glob("*.json"):
+        path.write_text(path.read_text().replace("fast drums", "fast \\ud800 drums"))
+    done = invoke(str(run))
+    assert done.exit_code == 0, done.exception
+    assert "fast ? drums" in (run / "report.html").read_text() and not (run / "report.html.tmp").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_page("<p>a \ud800 prompt</p>", tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_paid_for_is_what_the_pools_held_over_time(run):

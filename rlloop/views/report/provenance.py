@@ -90,12 +90,12 @@ def cost_facts(run: RunRecord) -> list[tuple[str, Any]]:
             ", from the first to the last journaled record of each start: loading and the last evaluation not counted"
         )
     starts = f" in {count(run.num_starts, 'start')}" if run.num_starts > 1 else ""
-    gpu = f"{gpus * run.hours:.2f} ({gpus:.3g} GPUs held)" if gpus else "0 (no role holds a GPU)"
+    gpu = f"{gpus * run.hours:.2f} ({_few(gpus)} GPUs held)" if gpus else "0 (no role holds a GPU)"
     return [
         ("Began", moment(run.began_at)),
         ("Time", f"{time}{starts}"),
         ("GPU-hours", gpu),
-        ("CPU-hours", f"{cpus * run.hours:.2f} ({cpus:.3g} logical CPUs held)"),
+        ("CPU-hours", f"{cpus * run.hours:.2f} ({_few(cpus)} logical CPUs held)"),
     ]
 
 
@@ -113,11 +113,14 @@ def busy_table(run: RunRecord) -> Html | None:
         seconds = busy.get(row.role)
         actors = 1 if row.role == "trainer" else row.num_actors  # ranks compute at the same time
         share = UNKNOWN if seconds is None else f"{seconds / (actors * run.worked_seconds):.0%}"
-        held = f"{row.cpus:.3g} CPUs, {row.gpus:.3g} GPUs"
-        rows.append(
-            (row.role, f"{row.num_actors:.3g}", held, DASH if seconds is None else show_seconds(seconds), share)
-        )
+        held = f"{_few(row.cpus)} CPUs, {_few(row.gpus)} GPUs"
+        rows.append((row.role, _few(row.num_actors), held, DASH if seconds is None else show_seconds(seconds), share))
     return table("How busy the roles were", ["role", "actors", "held", "computed", "of its time"], rows)
+
+
+def _few(number: float) -> str:
+    """To two places; a mean of a pool that changed its size has any number."""
+    return f"{round(number, 2):g}"
 
 
 def trouble_facts(run: RunRecord) -> list[tuple[str, Any]]:
@@ -150,6 +153,7 @@ def what_went_wrong(run: RunRecord) -> Html:
         *_listed("Cohorts that were skipped or ended the run", found.interrupted_cohorts),
         *_listed("Checkpoints that a resume would refuse", found.refused_checkpoints),
         *_listed("Checkpoints that were never completed; a resume passes them over", found.unmarked_checkpoints),
+        *_listed("Files of the run that are damaged", found.damaged_files),
         *_listed("Alarms", alarms),
         *_listed("Messages of the last start", found.messages or ()),
     ]

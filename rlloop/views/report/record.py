@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import FiniteFloat
+
 from rlloop.config import Config
 from rlloop.loop.snapshot import CohortStats, EvaluationResult
 
@@ -59,8 +61,54 @@ class Troubles:
     interrupted_cohorts: Sequence[str] = ()  # why a cohort was skipped or ended the run
     refused_checkpoints: Sequence[str] = ()
     unmarked_checkpoints: Sequence[str] = ()
+    damaged_files: Sequence[str] = ()  # that the report does without
     restarts: Mapping[str, int] | None = None
     messages: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class SweepScore:
+    """A score at one s: its mean over prompts with a 95 % interval."""
+
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    num_prompts: int = 0
+
+
+@dataclass(frozen=True)
+class SweepDistance:
+    """Of all n clips of one s as a set."""
+
+    value: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """What was sampled at one conditioning score; None: without any."""
+
+    s: FiniteFloat | None
+    scores: dict[str, SweepScore]
+    distances: dict[str, SweepDistance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepRank:
+    """The rank correlation of s with a score's mean, with its 95 % interval; None: undefined."""
+
+    rho: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `rlloop sweep-score` found (rlloop/evaluation/sweep.py)."""
+
+    points: list[SweepPoint]
+    spearman: dict[str, SweepRank]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -96,7 +144,7 @@ class RunRecord:
     updates: Sequence[Update]
     busy_seconds: Mapping[str, float]
     troubles: Troubles
-    sweep: Mapping[str, Any] | None = None
+    sweep: Sweep | None = None
     corpus: Mapping[str, Any] | None = None
     mean_actors: Mapping[str, float] = field(default_factory=dict)  # of each pool over that time
 

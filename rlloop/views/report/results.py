@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlloop.views.contributions import order_of_contributions
 from rlloop.views.decomposition import WITHIN_RUN
 from rlloop.views.report.curves import Chart, chart
 from rlloop.views.report.markup import Html, folded, join, lines, section, table, tag
-from rlloop.views.report.record import Comparison, Difference, RunRecord
+from rlloop.views.report.record import Comparison, Difference, RunRecord, Sweep, SweepPoint, SweepRank
 from rlloop.views.report.wording import DASH, count, interval, p_text, plain, score, shown
 from rlloop.views.run_decomposition import run_decomposition
 from rlloop.views.svg import Line
@@ -76,16 +76,14 @@ def score_sweep(run: RunRecord) -> Html:
         how = f"rlloop sweep-score --config {run.folder}/config.json --weights {run.folder} --out {run.folder}/sweep"
         text = tag("p", "Not made for this run. This makes it, and the next report has it: ", tag("code", how))
         return section("sweep", "What the policy makes of its conditioning score", text)
-    points = run.sweep["points"]
-    asked = [row for row in points if row["s"] is not None]
-    charts = [
-        chart(_sweep_chart(run.sweep, asked, name)) for name in dict.fromkeys(n for row in asked for n in row["scores"])
-    ]
-    charts += [
-        chart(_sweep_distance(asked, name)) for name in dict.fromkeys(n for row in asked for n in row["distances"])
-    ]
-    notes = [tag("p", note, class_="note") for note in run.sweep.get("notes", ())]
-    without = [f"{n} {score(c['mean'])}" for row in points if row["s"] is None for n, c in row["scores"].items()]
+    asked = [point for point in run.sweep.points if point.s is not None]
+    names = dict.fromkeys(name for point in asked for name in point.scores)
+    far = dict.fromkeys(name for point in asked for name in point.distances)
+    charts = [chart(_sweep_chart(run.sweep, asked, name)) for name in names]
+    charts += [chart(_sweep_distance(asked, name)) for name in far]
+    notes = [tag("p", note, class_="note") for note in run.sweep.notes]
+    bare = [point for point in run.sweep.points if point.s is None]
+    without = [f"{name} {score(cell.mean)}" for point in bare for name, cell in point.scores.items()]
     told = f" Without a score, which has no place on the axis: {', '.join(without)}." if without else ""
     same = tag("p", f"The same prompts and noise seeds at every s.{told}", class_="note")
     return section(
@@ -93,29 +91,29 @@ def score_sweep(run: RunRecord) -> Html:
     )
 
 
-def _sweep_chart(sweep: Mapping[str, Any], rows: list, name: str) -> Chart:
-    cells = [row["scores"][name] for row in rows]
-    mean, low, high = ([cell[key] for cell in cells] for key in ("mean", "ci_low", "ci_high"))
-    rho = sweep["spearman"].get(name, {})
-    told = f"Spearman of s {score(rho.get('rho'))}, 95 % interval {interval(rho.get('ci_low'), rho.get('ci_high'))}."
-    n = max((cell.get("num_prompts", 0) for cell in cells), default=0)
+def _sweep_chart(sweep: Sweep, points: Sequence[SweepPoint], name: str) -> Chart:
+    there = [point for point in points if name in point.scores]
+    cells = [point.scores[name] for point in there]
+    rank = sweep.spearman.get(name, SweepRank())
+    told = f"Spearman of s {score(rank.rho)}, 95 % interval {interval(rank.ci_low, rank.ci_high)}."
+    n = max(cell.num_prompts for cell in cells)
+    bands = ([cell.mean for cell in cells], [cell.ci_low for cell in cells], [cell.ci_high for cell in cells])
     return Chart(
         name,
         f"{told} {count(n, 'prompt')}; bands are 95 % intervals.",
         "conditioning score s",
-        [Line(name, [row["s"] for row in rows], mean, low, high)],
+        [Line(name, [point.s for point in there], *bands)],
     )
 
 
-def _sweep_distance(rows: list, name: str) -> Chart:
-    cells = [row["distances"].get(name) for row in rows]
-    size = next(cell["n"] for cell in cells if cell)
-    values = [cell["value"] if cell else None for cell in cells]
+def _sweep_distance(points: Sequence[SweepPoint], name: str) -> Chart:
+    there = [point for point in points if name in point.distances]
+    cells = [point.distances[name] for point in there]
     return Chart(
         f"Distance: {name}",
-        f"Of {size} clips as a set; lower is nearer.",
+        f"Of {cells[0].n} clips as a set; lower is nearer.",
         "conditioning score s",
-        [Line(name, [row["s"] for row in rows], values)],
+        [Line(name, [point.s for point in there], [cell.value for cell in cells])],
     )
 
 
