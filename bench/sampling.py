@@ -133,7 +133,7 @@ def settings_section(build: Callable[[], FluxAudioGenerator], repeats: int, tf32
         )
         base = base or run
         name = f"{'TF32' if variant.get('tf32') else variant['dtype']}, {'compiled' if variant['compile'] else 'eager'}"
-        compile_s = f"{run.warm_up_s - run.seconds / settings.num_steps:.0f}" if variant["compile"] else ""
+        compile_s = f"{max(0.0, run.warm_up_s - run.seconds / settings.num_steps):.0f}" if variant["compile"] else ""
         rows.append(
             f"| {name} | {run.seconds:.2f} | {base.seconds / run.seconds:.2f} | {compile_s} "
             f"| {difference(run.value, base.value):.1e} |"
