@@ -25,7 +25,7 @@ run: $(STAMP)  ## the loop; ARGS="..." goes to python -m rlloop.main
 test: $(STAMP)  ## the tests: those with Ray in one process, in turn, the units in another; ARGS="..." goes to pytest
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 -m "not long" $(SUITES) $(ARGS)
 
-test-long: $(STAMP)  ## the Ray tests that take minutes each and are in no other suite: sweeps, elastic trainers, samplers that follow
+test-long: $(STAMP)  ## the Ray tests that take minutes each and are in no other suite: sweeps, elastic trainers, the alarm, a copy
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/ray $(ARGS)
 
 test-unit: $(STAMP)  ## the tests that start no Ray

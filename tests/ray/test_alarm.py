@@ -7,7 +7,7 @@ from rlloop.loop import records as r
 from tests.ray import runs
 from tests.ray.conftest import SYNCHRONOUS
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 OVERRIDES = (
     SYNCHRONOUS,
     "generator.options={step_delay_s: 0.2}",  # time to evaluate every version

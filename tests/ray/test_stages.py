@@ -92,6 +92,7 @@ def test_killed_inside_every_stage_it_ends_with_the_same_losses_selections_and_w
         assert all(np.array_equal(average[name], same[name]) for name in same)
 
 
+@pytest.mark.long
 def test_two_workers_match_one_at_the_same_global_batch(undisturbed, corpus, tmp_path):
     two = (f"corpus={corpus}", "trainer.num_workers=2", "trainer.num_cpus=0.3", "trainer.zero_stage=2")
     runs.run(tmp_path / "run", *two, preset=PLAN)
