@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,10 @@ def _parse_jsonl(text: str, path: Path, column: str) -> list[str]:
         if not isinstance(prompt, str):
             raise ValueError(
                 f'prompts: {path} line {number} has no text under {column!r}; expected {{"{column}": "..."}}; add it'
+            )
+        if re.search("[\ud800-\udfff]", prompt):  # JSON can hold one, no file, network or tokenizer takes it
+            raise ValueError(
+                f"prompts: {path} line {number} holds half of a surrogate pair; expected text; correct the line"
             )
         prompts.append(prompt)
     return prompts

@@ -41,6 +41,7 @@ def test_quotes_and_line_breaks_in_csv(tmp_path):
         ("p.jsonl", b'{"prompt": "a"}\n{broken\n', "line 2"),
         ("p.jsonl", b'{"text": "a"}\n', "line 1"),
         ("p.jsonl", b"[1]\n", "line 1"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\\ud800 b"}\n', "line 2 holds half of a surrogate"),
         ("p.xlsx", b"PK", ".xlsx"),
     ],
 )
