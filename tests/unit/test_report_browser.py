@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rlloop.commands.main import app
 from rlloop.recipes.run_report import report_page, write_page
-from tests.unit.run_directory import PROMPTS, make_run
+from tests.unit.run_directory import PROMPTS, make_run, tone
 from tests.unit.test_votes import pairs_of
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -143,6 +143,26 @@ def test_votes_by_keyboard_are_stored_in_a_file_that_trains(browser, run, tmp_pa
     options = ["--out", str(tmp_path / "taste"), "--hidden", "4", "--epochs", "2", "--batch", "4"]
     done = CliRunner().invoke(app, ["reward", "train", str(tmp_path / "votes.jsonl"), *options])
     assert done.exit_code == 0 and (tmp_path / "taste" / "head.safetensors").is_file(), done.output
+
+
+@needs_browser
+def test_votes_stay_with_the_clips_that_were_heard(browser, tmp_path):
+    """Another page at the same address, of as many pairs, after the run was made anew under its name: no vote fits."""
+    run, out = make_run(tmp_path / "small"), tmp_path / "report.html"
+    first = report_page([run])
+    for path in sorted((run / "audio").glob("version000002-*")):
+        tone(path, 333)
+    second = report_page([run])
+    write_page(first, out)
+    with Visit(browser, out) as visit:
+        page = visit.page
+        vote_by_keyboard(page, "12")
+        counts = []
+        for other in (second, first):
+            write_page(other, out)
+            page.reload()
+            counts.append(page.text_content("#blind-count"))
+        assert counts == ["Pair 1 of 12, 0 voted", "Pair 3 of 12, 2 voted"] and visit.complaints == []
 
 
 @needs_browser
