@@ -51,9 +51,9 @@ class Told:
 
     @property
     def mean_actors(self) -> dict[str, float]:
-        """Actors of each pool, on average over the starts; nothing where no time has passed."""
+        """Actors of each pool, on average over the starts; those of now where no time has passed."""
         seconds = sum(last - first for first, last in self.spans)
-        return {name: held / seconds for name, held in self.held.items()} if seconds else {}
+        return {name: held / seconds for name, held in self.held.items()} if seconds else dict(self.sizes)
 
 
 def read_run(folder: Path) -> tuple[RunRecord, Ledger]:

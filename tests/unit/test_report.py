@@ -19,6 +19,7 @@ from rlloop.config import build
 from rlloop.evaluation.statistics import paired
 from rlloop.loop import records as r
 from rlloop.loop.environment import describe, read_starts, record_start
+from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.plan import Plan
 from rlloop.recipes.evaluations import write_result
@@ -219,7 +220,15 @@ def test_what_is_paid_for_is_what_the_pools_held_over_time(run):
             told.ledger.apply(record, when)
         told.follow(record, when)
     assert told.mean_actors == {"sampler": (2 * 30 + 4 * 5 + 4 * 5) / 40}
+    journal = Journal(run / "journal" / "journal.log")
+    journal.append(r.Scaled("sampler", 4))  # of a segment that never began
     record, _ = read_run(run)
+    assert record.mean_actors == {"sampler": pytest.approx(1), "scorer": pytest.approx(1)}
+    for name in ("journal/journal.log", "summary.json"):
+        (run / name).unlink(missing_ok=True)
+    pool = {"num_actors": 2, "autoscale": {"min": 1, "max": 6}}
+    (run / "config.json").write_text(build({**record.config.model_dump(), "sampler": pool}).model_dump_json())
+    assert read_run(run)[0].mean_actors["sampler"] == 2  # never autoscale.max
     facts = dict(cost_facts(replace(record, mean_actors={"sampler": 1.5}, worked_seconds=7200.0)))
     each = record.config.sampler.num_cpus
     others = sum(row.cpus for row in resources(record.config) if row.role != "sampler")
