@@ -68,7 +68,7 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
     kept, ledger = read_kept(folder), told.ledger
     summary = kept.summary or Summary()
     is_current = kept.summary is not None and summary.policy_versions == ledger.version and not _went_on(folder, told)
-    is_exact = is_current and summary.wall_seconds is not None
+    exact = summary.wall_seconds if is_current else None
     worked = sum(last - first for first, last in told.spans)
     cohorts = [
         cohort_stats(ledger, k, told.closed_at[k])
@@ -83,8 +83,8 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
         reason=summary.reason if is_current else "",
         began_at=told.spans[0][0] if told.spans else None,
         ended_at=told.spans[-1][1] if told.spans else None,
-        worked_seconds=summary.wall_seconds if is_exact else worked,
-        is_exact=is_exact,
+        worked_seconds=worked if exact is None else exact,
+        is_exact=exact is not None,
         mean_actors=told.mean_actors,
         num_starts=len(told.spans),
         starts=kept.starts,
