@@ -94,11 +94,12 @@ def _dump_other_nodes(session: Session, folder: Path) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = other_nodes() if ray.is_initialized() else []
-    task = ray.remote(stacks.dump_here).options(num_cpus=0, max_retries=0)
+    task = ray.remote(stacks.dump_here)
     asked = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[task.options(scheduling_strategy=there).remote(session.path)] = node["NodeManagerAddress"]
+        answer = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(session.path)
+        asked[answer] = node["NodeManagerAddress"]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=DEADLINE_S - 5) if asked else ([], [])
     for answer, address in asked.items():
         try:
