@@ -33,9 +33,9 @@ def test_a_secret_in_a_configuration_is_refused_without_showing_it(override, sai
 
 
 def test_what_only_looks_like_a_secret_is_taken():
-    build(
-        {"prompts": "https://example.org/token/tokens.txt", "generator": {"options": {"max_tokens": 64, "token": ""}}}
-    )
+    options = {"max_tokens": 64, "token": ""}
+    config = build({"prompts": "https://example.org/token/tokens.txt", "generator": {"options": options}})
+    assert config.prompts == "https://example.org/token/tokens.txt" and config.generator.options == options
 
 
 def test_workers_get_constants_and_a_path_and_no_secret():
