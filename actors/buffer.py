@@ -49,6 +49,7 @@ class Buffer(Journaled):
         self.trainer_state, self.trainer_starts = "starting", 0
         roles = ("sampler", *self.config.scorer.all_pools)
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
+        self.places: dict[str, str] = {}  # actor of this segment -> node on which it last arrived
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
@@ -96,10 +97,11 @@ class Buffer(Journaled):
         return decision
 
     @in_turn
-    def arrived(self, segment: int, worker: str) -> None:
+    def arrived(self, segment: int, worker: str, actor: str, node: str) -> None:
         """A worker of this segment has its model and awaits tickets; a gauge."""
         if segment == self.ledger.segment:
             self._saw(worker)
+            self.places[actor] = node
 
     def _saw(self, worker: str) -> None:
         self.workers[worker.partition("-")[0]].add(worker)
@@ -353,6 +355,7 @@ class Buffer(Journaled):
             "stop_reason": self.stop_reason,
             "rollout_bytes": self.files.num_bytes,
             "sizes": self.sizes_now,
+            "places": dict(self.places),
         }
 
     @in_turn
@@ -376,3 +379,4 @@ class Buffer(Journaled):
         self.restarts += self._restarts_now()
         for seen in self.workers.values():
             seen.clear()
+        self.places.clear()

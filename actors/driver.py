@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors import startup, watchdog
+from actors.absentees import Absentees
 from actors.attach import note_address
 from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
@@ -77,8 +78,18 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
         ValueError: the run directory is in use, holds another run, or is damaged; one line.
     """
     path = Path(run_dir).resolve()
-    began = time.time()
-    lock, signals = startup.lock_run_dir(path), Signals()
+    lock = startup.lock_run_dir(path)
+    try:
+        status = _run(config, path, copy)
+        end_beside_threads(status)
+        return status
+    finally:
+        _shutdown()
+        lock.close()
+
+
+def _run(config: Config, path: Path, copy: RunCopy | None) -> int:
+    began, signals = time.time(), Signals()
     try:
         startup.refuse_other_config(path, config)
         corpus = startup.find_corpus(path, config)  # may make one, for minutes: until here Ctrl-C ends at once
@@ -94,16 +105,13 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
         print_summary(summary)
         if lacks := copier.finish():
             print(f"rlloop: {lacks}", file=sys.stderr)
-        return outcome.exit_status or bool(lacks)
+        return outcome.exit_status or int(bool(lacks))
     except KeyboardInterrupt:
         print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
         return INTERRUPTED[signal.SIGINT]
     except (NoAnswer, OSError) as error:  # TimeoutError and ConnectionError are OSErrors, as is a full disk
         print(f"rlloop: {error}", file=sys.stderr)
         return 1
-    finally:
-        _shutdown()
-        lock.close()
 
 
 def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView, notes: list[str]) -> Session:
@@ -134,12 +142,12 @@ def _drive(session: Session, view: LiveView, signals: Signals, copier: Copier, b
     """Starts everything and watches it to its end; returns (outcome, last snapshot)."""
     startup.wait_for_old_epochs(session.path, session.epoch, session.config.loop.wait_timeout_s)
     view.phase("starting the actors")
-    stacks.register(session.path, "driver")
+    stacks.register_main(session.path, "driver")
     start_actors(session)
     startup.shrink_to_fit(session)
     trainer = TrainerThread(session)
     trainer.start()
-    observer, autoscaler = Observer(session, began, notes), Autoscaler(session)
+    observer, autoscaler, absentees = Observer(session, began, notes), Autoscaler(session), Absentees(session)
     writer = RunWriter(session.path, session.config)
     view.phase("loading the models")
     outcome = None
@@ -150,6 +158,8 @@ def _drive(session: Session, view: LiveView, signals: Signals, copier: Copier, b
             outcome = outcome or Outcome("failed", copier.problem, 1)
         if outcome is None:
             autoscaler.look(observer.report)
+            absentees.look(observer.report)
+    trainer.is_ending = True
     _stop(session, outcome)
     view.phase("checkpointing and ending")
     trainer.join(timeout=min(outcome.patience_s, session.config.loop.wait_timeout_s))
@@ -318,7 +328,7 @@ class TrainerThread(threading.Thread):
 
     def __init__(self, session: Session) -> None:
         super().__init__(name="trainer", daemon=True)
-        self.session, self.error = session, ""
+        self.session, self.error, self.is_ending = session, "", False
 
     def run(self) -> None:
         """Fits again where a fit that got on has failed, or its controller was lost: Train would start neither anew."""
@@ -333,6 +343,8 @@ class TrainerThread(threading.Thread):
                 return
             except Exception as error:
                 log.exception("fit() %d ended", fits)
+                if self.is_ending:  # Ray may be gone by now, and a call would start another
+                    return
                 self._free_resources()
                 self.error = " ".join(str(error).split())[-400:] or type(error).__name__
                 in_vain = in_vain + 1 if newest_marked(self.session.path) == newest else 0
@@ -391,6 +403,18 @@ def collective_timeout_s(session: Session) -> int:
     """Deadline of every collective among the trainer's workers: after the watchdog's, which shows who hangs where."""
     loop = session.config.loop
     return math.ceil(max(loop.stall_timeout_s, loop.start_timeout_s) + loop.wait_timeout_s)
+
+
+def end_beside_threads(status: int) -> None:
+    """Ends the process here and now where a thread may still be inside Ray, which cannot be taken down under it.
+
+    What Ray has started for this driver ends with it, as it does when the driver is killed.
+    """
+    if any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate()):
+        log.warning("a thread is still inside Ray: the process ends at once")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _shutdown() -> None:

@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import numpy as np
+import ray
 
 from actors.session import Session
 from actors.store import fetch_arrays
@@ -21,6 +22,12 @@ from rlloop.recipes.build import load_target
 
 Rows = dict[str, np.ndarray]
 POLL_S, GIVE_WAY_S = 0.1, 0.5
+
+
+def report_arrival(session: Session, segment: int, worker: str) -> None:
+    """Tells that a worker has its model, which actor it is, also after a restart, and on which node."""
+    here = ray.get_runtime_context()
+    session.tell("buffer", "arrived", segment, worker, here.get_actor_id(), here.get_node_id())
 
 
 def as_row(**fields: Any) -> Rows:
@@ -69,7 +76,7 @@ class SamplerStage:
         self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.prompts = self.session.prompts["train"]
         self.sampler = load_target(self.config.sampler.target)(self.config, self.config.sampler)
-        self.session.tell("buffer", "arrived", segment, self.worker)
+        report_arrival(self.session, segment, self.worker)
 
     def __call__(self, granted: Rows) -> Rows:
         ticket, version = int(granted["ticket"][0]), int(granted["version"][0])
@@ -125,7 +132,7 @@ class ScorerStage:
         self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         pool = config.scorer.all_pools[role]
         self.scorer = load_target(pool.target)(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
-        self.session.tell("buffer", "arrived", segment, self.worker)
+        report_arrival(self.session, segment, self.worker)
 
     def __call__(self, sampled: Rows) -> Rows:
         if int(sampled["ticket"][0]) < 0 or str(sampled["failure"][0]):

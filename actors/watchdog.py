@@ -26,6 +26,7 @@ from rlloop.loop.waits import who_waits
 log = logging.getLogger(__name__)
 DEADLINE_S = 30.0
 KEPT = 5
+PARTS = ("ledger", "stacks", "nodes")  # threads that gather them
 
 
 def ring(session: Session, why: str, report: dict[str, Any], last_step: float) -> str:
@@ -37,11 +38,12 @@ def ring(session: Session, why: str, report: dict[str, Any], last_step: float) -
     """
     folder = session.path / "watchdog" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     told = [f"tickets: {report.get('tickets', {})}"]  # where the journal cannot be read
-    parts = {
-        "ledger": lambda: told.insert(0, _dump_ledger(session, folder, report, last_step)),
-        "stacks": lambda: _write_stacks(folder, stacks.dump_here(session.path)),
-        "nodes": lambda: _dump_other_nodes(session, folder),
-    }
+    work = (
+        lambda: told.insert(0, _dump_ledger(session, folder, report, last_step)),
+        lambda: _write_stacks(folder, stacks.dump_here(session.path)),
+        lambda: _dump_other_nodes(session, folder),
+    )
+    parts = dict(zip(PARTS, work, strict=True))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         left = within(DEADLINE_S, parts)

@@ -1,9 +1,10 @@
 """Stacks of the processes of a run: each registers itself, and writes what its threads do when it is asked.
 
 Asked is by SIGUSR2, which faulthandler answers in C: also while a thread holds the interpreter's lock or waits inside a
-library. The answer goes to a file of the process in `run_dir/stacks`. The file's name says who may be asked: host,
-process id and when that process began, so that a process that got the same id later is never signalled; by default
-SIGUSR2 ends a process.
+library. It reads frames that change meanwhile, which may end the process, if rarely: an actor comes back by itself, the
+driver does not, and so answers in Python. The answer goes to a file of the process in `run_dir/stacks`. The file's name
+says who may be asked: host, process id and when that process began, so that a process that got the same id later is
+never signalled; by default SIGUSR2 ends a process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import os
 import re
 import signal
 import socket
+import sys
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -45,18 +49,38 @@ class Process:
 
 
 def register(run_dir: Path, role: str) -> Path:
-    """From now on this process answers; one open file for as long as it lives. Files of ended processes go."""
+    """From now on this process answers, in C; one open file for as long as it lives. Files of ended processes go."""
+    path, file = _own_file(run_dir, role)
+    faulthandler.register(signal.SIGUSR2, file, all_threads=True, chain=False)
+    return path
+
+
+def register_main(run_dir: Path, role: str) -> Path:
+    """As `register`, for a main thread that never waits without a deadline: it answers itself, in Python."""
+    path, file = _own_file(run_dir, role)
+    signal.signal(signal.SIGUSR2, lambda number, frame: _write_stacks(file))
+    return path
+
+
+def _write_stacks(file: IO) -> None:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        lines = "".join(traceback.format_stack(frame))
+        file.write(f"Thread {names.get(ident, ident)} (most recent call last):\n{lines}\n".encode())
+    file.flush()
+
+
+def _own_file(run_dir: Path, role: str) -> tuple[Path, IO]:
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     remove_ended(run_dir)
     pid = os.getpid()
     path = folder / f"{role}@{host_name()}@{pid}@{began(pid)}"
     file = path.open("ab")
-    faulthandler.register(signal.SIGUSR2, file, all_threads=True, chain=False)
     while _open:
         _open.pop().close()
     _open.append(file)
-    return path
+    return path, file
 
 
 def registered(run_dir: Path) -> list[Process]:

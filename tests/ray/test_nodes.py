@@ -140,9 +140,6 @@ def two_stages(folder) -> Path:
     return path
 
 
-# Fails since tasks wait at their actors: what waits at a sampler whose node is gone and not replaced stays there, and
-# the watchdog ends the run. make test-long shows it until that is mended.
-@pytest.mark.long
 def test_roles_land_on_their_nodes_and_a_lost_node_costs_time_only(cluster, tmp_path):
     """Two samplers that fill a node each; the node of one is killed while it works."""
     run_dir = tmp_path / "run"
