@@ -35,6 +35,7 @@ class Autoscaler:
         self.session, self.bounds = session, session.config.sampler.autoscale
         self.state, self.looks = Scaling(), Looks()
         self._loads_since: float | None = None
+        self._segment = 0
 
     def look(self, report: dict[str, Any]) -> None:
         """One look at the report; a change is journaled by the buffer. One that is away is asked the next time."""
@@ -73,5 +74,6 @@ class Autoscaler:
             self._loads_since = None
             return False
         now = time.monotonic()
-        self._loads_since = self._loads_since or now
+        if pools.segment != self._segment or self._loads_since is None:  # another segment's actors load anew
+            self._segment, self._loads_since = pools.segment, now
         return now - self._loads_since < self.session.config.loop.start_timeout_s

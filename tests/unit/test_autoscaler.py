@@ -21,7 +21,7 @@ class Session:
             sampler=SimpleNamespace(autoscale=Autoscale(min=1, max=8, every_s=1)),
             loop=SimpleNamespace(start_timeout_s=100),
         )
-        self.at_work, self.wanted, self.is_away = at_work, 2, False
+        self.at_work, self.wanted, self.is_away, self.segment = at_work, 2, False, 1
 
     def call(self, who, name, method, *args, timeout_s):
         if self.is_away:
@@ -29,7 +29,7 @@ class Session:
         if method == "scale":
             self.wanted = args[0]["sampler"]
         sizes = {"sampler": 2, "scorer": 1}
-        return PoolsNow(1, sizes, {**sizes, "sampler": self.wanted}, {"sampler": self.at_work})
+        return PoolsNow(self.segment, sizes, {**sizes, "sampler": self.wanted}, {"sampler": self.at_work})
 
 
 @pytest.fixture
@@ -58,6 +58,15 @@ def test_nothing_is_judged_while_a_pool_loads_and_only_so_long(clock):
     assert session.wanted == 2
     look(watch, clock, 60)
     assert session.wanted == 4
+
+
+def test_each_segment_has_the_whole_time_to_load(clock):
+    session = Session(at_work=1)
+    watch = autoscaler.Autoscaler(session)
+    look(watch, clock, 60)
+    session.segment = 2
+    look(watch, clock, 60)
+    assert session.wanted == 2
 
 
 def test_a_buffer_that_is_away_is_asked_again(clock):

@@ -58,6 +58,66 @@ def test_a_process_that_holds_the_lock_shows_its_stack_and_goes_on(tmp_path, cap
     assert stacks.registered(tmp_path) == []
 
 
+MAIN = """
+import sys, threading, time
+from pathlib import Path
+from rlloop.loop import stacks
+
+def works():
+    threading.Event().wait(60)
+
+for n in range(3):
+    threading.Thread(target=works, name=f"worker {n}", daemon=True).start()
+stacks.register_main(Path(sys.argv[1]), "driver")
+
+def waits():
+    print("up", flush=True)
+    threading.Event().wait(60)
+
+waits()
+"""
+
+
+def test_the_driver_shows_every_thread_from_within_and_goes_on(tmp_path):
+    driver = process(MAIN, tmp_path)
+    try:
+        assert driver.stdout.readline() == "up\n"
+        for _ in range(3):
+            ((name, text),) = stacks.dump_here(tmp_path)
+            assert name.startswith("driver-") and "in waits" in text and text.count("in works") == 3, text
+            assert {f"Thread worker {n} " in text for n in range(3)} == {True}
+        assert driver.poll() is None
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+ENDING = """
+import sys, threading
+from actors import driver
+
+class Trainer(driver.TrainerThread):
+    def run(self):
+        threading.Event().wait(60)
+
+if sys.argv[1] == "inside":
+    Trainer(None).start()
+try:
+    print("said", end="")
+    driver.end_beside_threads(7)
+finally:
+    print(" more", end="")
+"""
+
+
+@pytest.mark.parametrize("where, status, said", [("inside", 7, "said"), ("outside", 0, "said more")])
+def test_a_process_with_a_thread_inside_ray_ends_at_once_with_its_status(where, status, said):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, where], cwd=REPOSITORY, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (status, said), done.stderr
+
+
 def test_a_process_that_got_the_same_id_later_is_not_signalled(tmp_path):
     other = process("import time; print('up', flush=True); time.sleep(60)")
     try:
