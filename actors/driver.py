@@ -80,15 +80,17 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
     path = Path(run_dir).resolve()
     lock = startup.lock_run_dir(path)
     try:
-        status = _run(config, path, copy)
-        end_beside_threads(status)
+        status, hangs = _run(config, path, copy)
+        if hangs or is_inside_ray():
+            end_at_once(status)
         return status
     finally:
         _shutdown()
         lock.close()
 
 
-def _run(config: Config, path: Path, copy: RunCopy | None) -> int:
+def _run(config: Config, path: Path, copy: RunCopy | None) -> tuple[int, bool]:
+    """The exit status, and whether something hung when the run ended."""
     began, signals = time.time(), Signals()
     try:
         startup.refuse_other_config(path, config)
@@ -105,13 +107,13 @@ def _run(config: Config, path: Path, copy: RunCopy | None) -> int:
         print_summary(summary)
         if lacks := copier.finish():
             print(f"rlloop: {lacks}", file=sys.stderr)
-        return outcome.exit_status or int(bool(lacks))
+        return outcome.exit_status or int(bool(lacks)), outcome.patience_s < math.inf
     except KeyboardInterrupt:
         print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
-        return INTERRUPTED[signal.SIGINT]
+        return INTERRUPTED[signal.SIGINT], False
     except (NoAnswer, OSError) as error:  # TimeoutError and ConnectionError are OSErrors, as is a full disk
         print(f"rlloop: {error}", file=sys.stderr)
-        return 1
+        return 1, False
 
 
 def _prepare(path: Path, config: Config, corpus: dict | None, view: LiveView, notes: list[str]) -> Session:
@@ -405,16 +407,17 @@ def collective_timeout_s(session: Session) -> int:
     return math.ceil(max(loop.stall_timeout_s, loop.start_timeout_s) + loop.wait_timeout_s)
 
 
-def end_beside_threads(status: int) -> None:
-    """Ends the process here and now where a thread may still be inside Ray, which cannot be taken down under it.
+def is_inside_ray() -> bool:
+    """Whether a thread of ours may be: Ray cannot be taken down under it without the risk of a crash."""
+    return any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate())
 
-    What Ray has started for this driver ends with it, as it does when the driver is killed.
-    """
-    if any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate()):
-        log.warning("a thread is still inside Ray: the process ends at once")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+def end_at_once(status: int) -> None:
+    """Ends this process with its status, and with it what Ray has started for it, as when the driver is killed."""
+    log.warning("something hangs still: the process ends at once")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _shutdown() -> None:

@@ -63,7 +63,8 @@ def run(run_dir: Path, *overrides: str, preset: Path = FAKE) -> dict:
 
 
 def tail(run_dir: Path) -> str:
-    return run_dir.with_suffix(".out").read_text()[-3000:]
+    lines = run_dir.with_suffix(".out").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("Extension modules:"))[-3000:]  # of a crash
 
 
 def records(run_dir: Path) -> list[r.Record]:

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from actors.watchdog import _dump_other_nodes
 from rlloop.loop import records as r
 from tests.ray import runs
 
@@ -101,6 +103,37 @@ def test_the_doctor_looks_at_every_node(cluster, tmp_path):
     assert nodes == "4, of the types head, reward, sampler, trainer"
     assert {finding["check"] for finding in found if finding["level"] != "ok"} <= {"authentication", "disk of tmp"}
     assert not (tmp_path / "run").exists()
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from rlloop.loop import stacks
+
+stacks.register(Path(sys.argv[1]), "sampler")
+
+def hangs():
+    print("up", flush=True)
+    time.sleep(100)
+
+hangs()
+"""
+
+
+def test_the_watchdog_gets_the_stacks_of_other_nodes(cluster, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, str(tmp_path)], cwd=runs.REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "up\n"
+        folder = tmp_path / "found"
+        folder.mkdir()
+        _dump_other_nodes(SimpleNamespace(path=tmp_path), folder)
+        (file,) = folder.iterdir()
+        assert file.name.startswith("sampler-") and "in hangs" in file.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.long

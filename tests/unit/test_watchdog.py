@@ -104,7 +104,8 @@ if sys.argv[1] == "inside":
     Trainer(None).start()
 try:
     print("said", end="")
-    driver.end_beside_threads(7)
+    if driver.is_inside_ray():
+        driver.end_at_once(7)
 finally:
     print(" more", end="")
 """
