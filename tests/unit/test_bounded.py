@@ -16,7 +16,7 @@ import pytest
 
 from actors import startup
 from actors.buffer import Buffer
-from actors.driver import Signals, _decide
+from actors.outcome import Signals, decide
 from actors.session import Session
 from rlloop.commands.ledger import lines
 from rlloop.config import load
@@ -301,5 +301,5 @@ def test_more_spilled_than_its_limit_ends_the_run_with_both_numbers():
     observer = SimpleNamespace(report={}, storage=SimpleNamespace(now=Storage(spilled=3 * 2**30)))
     session = SimpleNamespace(config=load(FAKE, ["limits.spill=2GiB"]))
     alive = SimpleNamespace(is_alive=lambda: True)
-    outcome = _decide(session, Signals(), alive, observer)
+    outcome = decide(session, Signals(), alive, observer)
     assert outcome.exit_status == 1 and "3.0 GiB" in outcome.reason and "limits.spill is 2.0 GiB" in outcome.reason

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from actors.deadline import hard_deadline
-from actors.driver import _stalled
 from actors.jobs.pool import each_within
+from actors.outcome import stalled
 from actors.watchdog import within
 from rlloop.commands.stacks import run as stacks_command
 from rlloop.config import build
@@ -94,9 +94,10 @@ def test_the_driver_shows_every_thread_from_within_and_goes_on(tmp_path):
 
 ENDING = """
 import sys, threading
-from actors import driver
+from actors import ending
+from actors.fit import TrainerThread
 
-class Trainer(driver.TrainerThread):
+class Trainer(TrainerThread):
     def run(self):
         threading.Event().wait(60)
 
@@ -104,8 +105,8 @@ if sys.argv[1] == "inside":
     Trainer(None).start()
 try:
     print("said", end="")
-    if driver.is_inside_ray():
-        driver.end_at_once(7)
+    if ending.is_inside_ray():
+        ending.end_at_once(7)
 finally:
     print(" more", end="")
 """
@@ -216,7 +217,7 @@ def test_the_first_commit_of_a_start_has_a_deadline_of_its_own_as_models_load(tm
             report={"trainer_state": "starting"},
             silent=lambda: "",
         )
-        return _stalled(session, observer, "neither a commit nor a step")
+        return stalled(session, observer, "neither a commit nor a step")
 
     assert decided(900, None) is None and decided(5000, 90) is None
     outcome = decided(1100, None)

@@ -1,0 +1,38 @@
+"""How the driver's process ends: with Ray taken down in order, or at once where something hangs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+
+from actors import watchdog
+from actors.controls import forget_actors
+from actors.deadline import hard_deadline
+from actors.fit import TrainerThread
+
+log = logging.getLogger(__name__)
+SHUTDOWN_S = 120.0
+
+
+def is_inside_ray() -> bool:
+    """Whether a thread of ours may be: Ray cannot be taken down under it without the risk of a crash."""
+    return any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate())
+
+
+def end_at_once(status: int) -> None:
+    """Ends this process with its status, and with it what Ray has started for it, as when the driver is killed."""
+    log.warning("something hangs still: the process ends at once")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def shutdown() -> None:
+    import ray
+
+    forget_actors()
+    if ray.is_initialized():
+        with hard_deadline(SHUTDOWN_S, "the driver waits for Ray to end"):
+            ray.shutdown()
