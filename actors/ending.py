@@ -23,7 +23,7 @@ def is_inside_ray() -> bool:
 
 def end_at_once(status: int) -> None:
     """Ends this process with its status, and with it what Ray has started for it, as when the driver is killed."""
-    log.warning("something hangs still: the process ends at once")
+    log.info("something hangs still: the process ends at once")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

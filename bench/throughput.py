@@ -2,6 +2,7 @@
 
     python -m bench.throughput                            120 s of steady state each, into bench/results.md
     python -m bench.throughput --samplers 8 --seconds 30 --out FILE
+    python -m bench.throughput --samplers 64 --latency 8  as many actors, at tickets that two cores can carry
 
 A sampler takes 1.0 s a ticket, a scorer 0.25 s, and there are a quarter as many scorers; everything else is the real
 loop: gate, journal, files, selection, training, publishing. The ideal is one ticket a sampler and second. Steady state
@@ -110,9 +111,10 @@ def main(given: list[str]) -> None:
         print(found[-1], f"{found[-1].share:.1%}", flush=True)
     if not arguments.folder:
         shutil.rmtree(folder)
-    write_section(
-        "Loop throughput", report(found, f"python -m bench.throughput {' '.join(given)}".strip()), arguments.out
-    )
+    title = "Loop throughput"
+    if arguments.latency != SAMPLER_S:
+        title += f", tickets of {arguments.latency:g} s"
+    write_section(title, report(found, f"python -m bench.throughput {' '.join(given)}".strip()), arguments.out)
 
 
 if __name__ == "__main__":

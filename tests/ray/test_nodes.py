@@ -43,16 +43,7 @@ def cluster():
     nodes = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "resources": {"head": 1}, "labels": {"node": "head"}}
     )
-    nodes.named = {
-        name: nodes.add_node(
-            num_cpus=2,
-            num_gpus=2,
-            resources={kind: 1.0 for kind in ((kind, "trainer") if kind == "reward" else (kind,))},
-            labels={"node": kind},
-            wait=False,
-        )
-        for name, kind in NODES.items()
-    }
+    nodes.named = {name: add_node(nodes, kind) for name, kind in NODES.items()}
     nodes.wait_for_nodes()
     environment.setenv("RAY_ADDRESS", nodes.address)
     ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
@@ -60,6 +51,13 @@ def cluster():
     ray.shutdown()
     nodes.shutdown()
     environment.undo()
+
+
+def add_node(nodes, kind: str):
+    types = (kind, "trainer") if kind == "reward" else (kind,)
+    return nodes.add_node(
+        num_cpus=2, num_gpus=2, resources=dict.fromkeys(types, 1.0), labels={"node": kind}, wait=False
+    )
 
 
 def places(nodes) -> dict[str, set[str]]:
@@ -187,6 +185,35 @@ def test_roles_land_on_their_nodes_and_a_lost_node_costs_time_only(cluster, tmp_
     runs.wait_until(driver, run_dir, look, "four tickets and a trainer")
     assert seen["sampler"] == {"sampler_a", "sampler_b"}
     assert seen["scorer"] == seen["trainer"] == seen["evaluator"] == {"work"}
-    cluster.remove_node(cluster.named["sampler_b"], allow_graceful=False)
+    cluster.remove_node(cluster.named.pop("sampler_b"), allow_graceful=False)
     assert runs.finish(driver, run_dir)["status"] == "finished"
     runs.check_exactness(run_dir, *PLACED)
+
+
+@pytest.mark.long
+def test_a_sampler_whose_node_comes_later_joins_the_stream(cluster, tmp_path):
+    """Lost, left out of the next segment, and back in it with a new node."""
+    run_dir = tmp_path / "run"
+    overrides = (*PLACED, "generator.options={delay_s: 1.0}", "stages.0.tickets=60", "evaluation.in_between=false")
+    if "sampler_b" not in cluster.named:
+        cluster.named["sampler_b"] = add_node(cluster, "sampler")
+        cluster.wait_for_nodes()
+    driver = runs.start(run_dir, *overrides)
+
+    def samplers(found) -> set[str]:
+        """Who began a ticket in the newest segment."""
+        begins = max(n for n, record in enumerate(found) if isinstance(record, r.SegmentBegan))
+        return {x.worker for x in found[begins:] if isinstance(x, r.Started) and x.worker.startswith("sampler")}
+
+    runs.wait_until(
+        driver, run_dir, lambda found: runs.count(found, r.SegmentBegan) and len(samplers(found)) == 2, "two"
+    )
+    cluster.remove_node(cluster.named.pop("sampler_b"), allow_graceful=False)
+    runs.wait_until(
+        driver, run_dir, lambda found: runs.count(found, r.SegmentBegan) == 2 and len(samplers(found)) == 1, "one"
+    )
+    cluster.named["sampler_b"] = add_node(cluster, "sampler")
+    runs.wait_until(driver, run_dir, lambda found: len(samplers(found)) == 2, "two again")
+    assert runs.finish(driver, run_dir)["status"] == "finished"
+    assert runs.count(runs.records(run_dir), r.SegmentBegan) == 2
+    runs.check_exactness(run_dir, *overrides)
