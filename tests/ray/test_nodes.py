@@ -194,7 +194,8 @@ def test_roles_land_on_their_nodes_and_a_lost_node_costs_time_only(cluster, tmp_
 def test_a_sampler_whose_node_comes_later_joins_the_stream(cluster, tmp_path):
     """Lost, left out of the next segment, and back in it with a new node."""
     run_dir = tmp_path / "run"
-    overrides = (*PLACED, "generator.options={delay_s: 1.0}", "stages.0.tickets=60", "evaluation.in_between=false")
+    slow = ("generator.options={delay_s: 1.0}", "stages.0.tickets=60", "loop.segment_slots=400")
+    overrides = (*PLACED, *slow, "evaluation.in_between=false")
     if "sampler_b" not in cluster.named:
         cluster.named["sampler_b"] = add_node(cluster, "sampler")
         cluster.wait_for_nodes()
