@@ -48,12 +48,12 @@ class Autoscaler:
             self.looks = Looks()
 
     def _look(self, report: dict[str, Any], pools: PoolsNow) -> None:
-        samplers, tickets = pools.sizes["sampler"], report["tickets"]
+        samplers = pools.sizes["sampler"]
         if self._loads(pools) or pools.wanted["sampler"] != samplers:
             self.looks = Looks()
             return
         self.looks.trainer.append(report["trainer_state"].startswith("waiting"))
-        self.looks.samplers.append(samplers_idle(tickets.get("leased", 0), samplers))
+        self.looks.samplers.append(samplers_idle(report["slots_under_way"], samplers))
         if time.monotonic() - self.looks.since < self.bounds.every_s:
             return
         count = len(self.looks.samplers)

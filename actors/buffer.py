@@ -74,8 +74,7 @@ class Buffer(Journaled):
         """Whether a segment gives out no ticket any more and all that a worker had begun came back."""
         if segment != self.ledger.segment:
             return True
-        begun = [number for number in self.ledger.slots.values() if self._is_begun(number)]
-        return self._is_ending() and not begun
+        return self._is_ending() and not any(map(self._is_begun, self.ledger.leased))
 
     def _is_ending(self) -> bool:
         """Whether this segment is cut short: what nobody has begun waits for the next one."""
@@ -86,14 +85,16 @@ class Buffer(Journaled):
         return entry.state == "leased" and bool(entry.workers)
 
     @acknowledged
-    def next_ticket(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
+    def next_tickets(self, segment: int, slot: int) -> gate.Grant | gate.Wait | gate.End:
         """Never blocks; idempotent by segment and slot."""
         self._watch_disk()
-        decision = gate.next_ticket(
-            self.ledger, segment, slot, self.config.loop.max_staleness, draining=bool(self.stop_reason)
+        hand = gate.Hand(self.config.loop.tickets_per_slot, self.sizes_now["sampler"])
+        decision = gate.next_tickets(
+            self.ledger, segment, slot, self.config.loop.max_staleness, draining=bool(self.stop_reason), hand=hand
         )
-        if isinstance(decision, gate.Grant) and slot not in self.ledger.slots:
-            self._do(r.Leased(decision.ticket, decision.version, segment, slot))
+        if isinstance(decision, gate.Grant) and not self.ledger.slots.get(slot):
+            for ticket in decision.tickets:
+                self._do(r.Leased(ticket, decision.version, segment, slot))
         return decision
 
     @in_turn
@@ -129,7 +130,7 @@ class Buffer(Journaled):
         if self.stop_reason:
             return False
         probe = gate.whats_next(self.ledger, self.config.loop.max_staleness)
-        return isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and self.ledger.counts["leased"] > 0)
+        return isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and bool(self.ledger.leased))
 
     # ---- the pools' sizes
 
@@ -354,6 +355,7 @@ class Buffer(Journaled):
             "last_progress": self.last_progress,
             "stop_reason": self.stop_reason,
             "rollout_bytes": self.files.num_bytes,
+            "slots_under_way": len({ledger.tickets[number].slot for number in ledger.leased}),
             "sizes": self.sizes_now,
             "places": dict(self.places),
         }

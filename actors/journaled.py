@@ -17,6 +17,7 @@ from actors.session import Session
 from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import Ledger
+from rlloop.loop.ledger_state import OlderSnapshot
 from rlloop.recipes.disk import free_bytes, full_disk, kept_free
 from rlloop.recipes.run_state import RunState
 
@@ -71,8 +72,12 @@ class Journaled:
 
     def _restore(self) -> None:
         snapshot, records = self.journal.restore()
-        if snapshot is not None:
-            self.state.load(snapshot)
+        try:
+            if snapshot is not None:
+                self.state.load(snapshot)
+        except OlderSnapshot as error:
+            log.warning("%s: the snapshot is left aside, all records are read: %s", self.journal.path, error)
+            self.state, records = RunState(self.config, self.session.plan), self.journal.replay()
         try:
             for record, when in records:
                 self.state.fold(record, when)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -12,11 +11,10 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
 from actors.pools import Gate, SamplerStage, ScorerStage
 from actors.session import Session
 from rlloop.data.rollouts import ScoredTicket
+from rlloop.data.ticket_rows import NO_TICKET, from_columns
 from rlloop.loop import stacks
 from rlloop.resources import node_request
 
@@ -86,12 +84,11 @@ class Pump:
         for block in segment_dataset(self.session, self.segment, sizes).iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="numpy"
         ):
-            if not len(block.get("ticket", ())):
-                continue
-            if int(block["ticket"][0]) >= 0:
-                yield scored_ticket({name: column[0] for name, column in block.items()})
-            elif self.session.call("pump", "buffer", "is_over", self.segment):
-                return
+            rows = from_columns(block)
+            yield from (row.scored() for row in rows if row.ticket != NO_TICKET)
+            if any(row.ticket == NO_TICKET for row in rows):
+                if self.session.call("pump", "buffer", "is_over", self.segment):
+                    return
 
 
 class Commits:
@@ -138,25 +135,8 @@ def end_if_failed(commit: Future) -> None:
         os._exit(1)
 
 
-def scored_ticket(row: dict) -> ScoredTicket:
-    """The last stage's row as the buffer takes it."""
-    if row.get("failure"):
-        return ScoredTicket(int(row["ticket"]), int(row["version"]), failure=str(row["failure"]))
-    judged = json.loads(str(row["judged"]))
-    return ScoredTicket(
-        ticket=int(row["ticket"]),
-        policy_version=int(row["version"]),
-        prompt=str(row["prompt"]),
-        seeds=[int(seed) for seed in row["seeds"]],
-        latents=np.asarray(row["latents"], dtype=np.float16),
-        scores=judged["scores"],
-        reasons=judged["reasons"],
-        worker_seconds={"sampler": float(row["sampler_s"]), **judged["seconds"]},
-    )
-
-
 def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
-    """The stream of one segment: slots -> gate -> sampler pool -> scorer pool, one row and one block each.
+    """The stream of one segment: slots -> gate -> sampler pool -> scorer pool, one block a slot in each.
 
     Args:
         sizes: actors of each pool, sampler and scorers.

@@ -21,6 +21,12 @@ class Loop(Section):
     max_staleness: int = Field(1, ge=0, description="versions that a rollout may lag; 0 is synchronous and on-policy")
     max_attempts: int = Field(3, ge=1, description="attempts of a ticket before it counts as failed")
     segment_slots: int = Field(512, ge=8, description="slots of one Ray Data execution")
+    tickets_per_slot: int = Field(
+        1,
+        ge=1,
+        description="tickets that pass the pools as one, at most: 8 where a ticket takes a second or less, or beyond "
+        "32 samplers; fewer towards the end of a cohort",
+    )
     wait_timeout_s: float = Field(120.0, gt=0, description="deadline of waits between processes")
     stall_timeout_s: float = Field(900.0, gt=0, description="no commit and no step for so long ends the run")
     start_timeout_s: float = Field(
@@ -160,7 +166,7 @@ class Config(Section):
             decisive["trainer"].pop(key)
         for key in ("wait_timeout_s", "stall_timeout_s", "start_timeout_s", "copy_every_s"):
             decisive["loop"].pop(key)
-        for key in ("segment_slots", "max_buffer_bytes"):
+        for key in ("segment_slots", "tickets_per_slot", "max_buffer_bytes"):
             decisive["loop"].pop(key)
         for key in ("in_between", "audio_clips", "alarm"):
             decisive["evaluation"].pop(key)

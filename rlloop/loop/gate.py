@@ -13,9 +13,9 @@ from rlloop.loop.ledger import Ledger
 
 @dataclass(frozen=True)
 class Grant:
-    """Ticket for a slot; sample it with `version` or a newer one."""
+    """Tickets for a slot; sample each with `version` or a newer one."""
 
-    ticket: int
+    tickets: tuple[int, ...]
     version: int
 
 
@@ -33,47 +33,79 @@ class End:
     reason: str
 
 
-def next_ticket(ledger: Ledger, segment: int, slot: int, max_staleness: int, draining: bool) -> Grant | Wait | End:
+@dataclass(frozen=True)
+class Hand:
+    """How many tickets a slot is given: at most `most`, and so few that each sampler finds two more slots of that size.
+
+    So the sizes fall to one towards the end of a cohort, and the samplers end together: guided self-scheduling
+    (Polychronopoulos and Kuck, 1987).
+    """
+
+    most: int = 1
+    samplers: int = 1
+
+    def size(self, may_start: int) -> int:
+        return max(1, min(self.most, may_start // (2 * self.samplers)))
+
+
+ONE = Hand()
+
+
+def next_tickets(
+    ledger: Ledger, segment: int, slot: int, max_staleness: int, *, draining: bool, hand: Hand = ONE
+) -> Grant | Wait | End:
     """A ticket of generation k may start when k <= version + max_staleness and its stage is the current one.
 
     Idempotent by (segment, slot). Depends on generation and version alone, so a recovery cannot inflate staleness.
     """
     if segment != ledger.segment:
         return End(f"segment {segment} is over, the current one is {ledger.segment}")
-    if slot in ledger.slots:
-        ticket = ledger.slots[slot]
-        return Grant(ticket, ledger.tickets[ticket].version or 0)
+    if ledger.slots.get(slot):
+        tickets = tuple(ledger.slots[slot])
+        return Grant(tickets, ledger.tickets[tickets[0]].version or 0)
     if draining or segment == ledger.cut_segment:
         return End("the segment is cut short")
-    found = whats_next(ledger, max_staleness)
+    found = whats_next(ledger, max_staleness, hand)
     if isinstance(found, Wait):
-        under_way = ((slot, ledger.tickets[ticket]) for slot, ticket in ledger.slots.items())
-        return Wait(tuple(slot for slot, entry in under_way if entry.state == "leased" and not entry.workers))
+        under_way = dict.fromkeys(ledger.tickets[ticket].slot for ticket in ledger.leased)
+        return Wait(tuple(n for n in under_way if n is not None and not _is_begun(ledger, n)))
     return found
 
 
-def whats_next(ledger: Ledger, max_staleness: int) -> Grant | Wait | End:
+def _is_begun(ledger: Ledger, slot: int) -> bool:
+    return any(ledger.tickets[ticket].workers for ticket in ledger.slots[slot])
+
+
+def whats_next(ledger: Ledger, max_staleness: int, hand: Hand = ONE) -> Grant | Wait | End:
     """What a new slot would be answered, were its segment not to end early."""
-    ticket = ledger.lowest_open()
-    if ticket is None:
-        return Wait() if ledger.counts["leased"] else End("no ticket is left")
-    generation = ledger.plan.generation_of(ticket)
+    lowest = ledger.lowest_open()
+    if not lowest:
+        return Wait() if ledger.leased else End("no ticket is left")
+    generation = ledger.plan.generation_of(lowest[0])
     current = ledger.plan.generations[min(ledger.version, ledger.plan.num_versions - 1)]
     if generation.stage != current.stage:
-        return Wait() if ledger.counts["leased"] else End("the stage has no ticket left")
-    return Grant(ticket, ledger.version) if generation.k <= ledger.version + max_staleness else Wait()
+        return Wait() if ledger.leased else End("the stage has no ticket left")
+    if generation.k > ledger.version + max_staleness:
+        return Wait()
+    may_start = sum(
+        ledger.cohort_unleased[g.k]
+        for g in ledger.plan.generations[generation.k : ledger.version + max_staleness + 1]
+        if g.stage == current.stage
+    )
+    return Grant(tuple(ledger.lowest_open(hand.size(may_start))), ledger.version)
 
 
 def on_started(ledger: Ledger, ticket: int, worker: str, max_attempts: int) -> r.Started | r.Failed | None:
-    """A worker begins. Another of its role that began before and never finished died of it: that counts as an attempt.
+    """A worker begins. Another of its role that began it last of all and never finished died of it: an attempt.
 
-    A worker's name begins with its role, as in sampler-17.
+    Where that one had begun another ticket of its slot since, it had finished this one and died of the other. A
+    worker's name begins with its role, as in sampler-17.
     """
     entry = ledger.tickets[ticket]
     before = entry.workers.get(worker.partition("-")[0])
     if entry.state != "leased" or before == worker:
         return None
-    attempts = entry.attempts + (before is not None)
+    attempts = entry.attempts + (before is not None and ledger.at_hand.get(before) == ticket)
     if attempts >= max_attempts:
         return r.Failed(ticket, f"its worker died {attempts} times while computing it")
     return r.Started(ticket, worker, attempts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
 from rlloop.loop import records as r
 from rlloop.loop.plan import Plan
@@ -31,7 +32,10 @@ class Ledger:
         self.tickets = Tickets(plan.num_tickets)
         self.selections: dict[int, r.Selected] = {}
         self.cohort_open = {g.k: len(g.tickets) for g in plan.generations}
-        self.slots: dict[int, int] = {}
+        self.cohort_unleased = {g.k: len(g.tickets) for g in plan.generations}
+        self.slots: dict[int, list[int]] = {}  # of this segment -> the tickets it was given
+        self.leased: dict[int, float] = {}  # ticket -> since when, oldest first
+        self.at_hand: dict[str, int] = {}  # worker of this segment -> the ticket that it began last
         self.counts = Counter({"open": plan.num_tickets})
         self.failures: Counter[str] = Counter()
         self.clips_generated = 0
@@ -50,14 +54,15 @@ class Ledger:
         getattr(self, f"_on_{type(record).__name__}")(record, time)
         self._last = time
 
-    def lowest_open(self) -> int | None:
-        """The lowest ticket that is neither leased nor closed."""
+    def lowest_open(self, most: int = 1) -> list[int]:
+        """The lowest tickets that are neither leased nor closed; fewer than `most` where there are no more."""
         while self._reopened and self.tickets[self._reopened[0]].state != "open":
             heapq.heappop(self._reopened)
         while self._fresh < len(self.tickets) and self.tickets[self._fresh].state != "open":
             self._fresh += 1
-        fresh = [self._fresh] if self._fresh < len(self.tickets) else []
-        return min(self._reopened[:1] + fresh, default=None)
+        fresh = (n for n in range(self._fresh, len(self.tickets)) if self.tickets[n].state == "open")
+        again = {n for n in self._reopened if self.tickets[n].state == "open"} if most > 1 else self._reopened[:1]
+        return heapq.nsmallest(most, {*again, *islice(fresh, most)})
 
     def forget_cohorts(self, before: int) -> None:
         """Drops scores and times of the tickets of published generations before this one; their states stay."""
@@ -81,6 +86,10 @@ class Ledger:
         ticket = self.tickets.touch(number)
         self.counts[ticket.state] -= 1
         self.counts[state] += 1
+        self._count_unleased(number, (state == "open") - (ticket.state == "open"))
+        self.leased.pop(number, None)
+        if state == "leased":
+            self.leased[number] = time
         if ticket.state == "buffered":
             self.lag_buffered -= self._lag(number, ticket)
         if number in self.held and state in FINAL:
@@ -93,11 +102,15 @@ class Ledger:
 
     def _reopen(self, number: int, time: float) -> None:
         ticket = self._move(number, "open", time)
-        if ticket.slot is not None:
-            self.slots.pop(ticket.slot, None)
+        if ticket.slot is not None and number in self.slots.get(ticket.slot, ()):
+            self.slots[ticket.slot].remove(number)
         ticket.version = ticket.slot = None
         ticket.workers = {}
         heapq.heappush(self._reopened, number)
+
+    def _count_unleased(self, number: int, change: int) -> None:
+        if change:
+            self.cohort_unleased[self.plan.generation_of(number).k] += change
 
     def _lag(self, number: int, ticket: Ticket) -> int:
         return self.plan.generation_of(number).k - (ticket.version or 0)
@@ -119,22 +132,22 @@ class Ledger:
     def _on_SegmentBegan(self, record: r.SegmentBegan, time: float) -> None:
         assert record.segment > self.segment, (record, self.segment)
         self.segment = record.segment
-        for number in sorted(self.slots.values()):
-            if self.tickets[number].state == "leased":
-                self._reopen(number, time)
-        self.slots = {}
+        for number in sorted(self.leased):
+            self._reopen(number, time)
+        self.slots, self.at_hand = {}, {}
 
     def _on_Leased(self, record: r.Leased, time: float) -> None:
         assert self.tickets[record.ticket].state == "open", (record, self.tickets[record.ticket])
         ticket = self._move(record.ticket, "leased", time)
         ticket.version, ticket.slot, ticket.workers = record.version, record.slot, {}
-        self.slots[record.slot] = record.ticket
+        self.slots.setdefault(record.slot, []).append(record.ticket)
 
     def _on_Started(self, record: r.Started, time: float) -> None:
         ticket = self.tickets[record.ticket]
         assert ticket.state == "leased", (record, ticket)
         ticket.workers[record.worker.partition("-")[0]] = record.worker
         ticket.attempts = record.attempts
+        self.at_hand[record.worker] = record.ticket
 
     def _on_Released(self, record: r.Released, time: float) -> None:
         self.tickets[record.ticket].attempts = record.attempts

@@ -21,21 +21,29 @@ PLAIN = (int, float, str, bool, type(None))
 DERIVED = ("plan",)
 
 
+class OlderSnapshot(ValueError):
+    """It lacks a field of the ledger: an earlier version of this program wrote it. The records say all of it."""
+
+
 def dump(ledger: Ledger) -> dict[str, Any]:
     """Every field of the ledger but the plan, as plain JSON values."""
     return {name: _encode(name, value) for name, value in vars(ledger).items() if name not in DERIVED}
 
 
 def load(plan: Plan, data: dict[str, Any]) -> Ledger:
-    """Inverse of `dump`; a field that the snapshot lacks keeps its first value.
+    """Inverse of `dump`.
 
     Raises:
+        OlderSnapshot: see there.
         ValueError: the snapshot is of another plan, or has a field that this program does not know.
     """
     ledger = Ledger(plan)
     unknown = sorted(data.keys() - vars(ledger).keys())
     if unknown:
         raise ValueError(f"its field {unknown[0]} is unknown here; it is of a newer version of this program")
+    missing = sorted(vars(ledger).keys() - data.keys() - {*DERIVED})
+    if missing:
+        raise OlderSnapshot(f"its field {missing[0]} is missing; it is of an older version of this program")
     for name, value in data.items():
         setattr(ledger, name, _decode(getattr(ledger, name), value))
     if len(ledger.tickets) != plan.num_tickets:

@@ -16,10 +16,8 @@ def who_waits(ledger: Ledger, trainer_state: str, now: float, last_step: float) 
 
 
 def _pools(ledger: Ledger, now: float) -> str:
-    leased = [(ledger.tickets[number].times.get("leased", now), number) for number in ledger.slots.values()]
-    leased = [(since, number) for since, number in leased if ledger.tickets[number].state == "leased"]
-    if leased:
-        since, number = min(leased)
+    if ledger.leased:
+        since, number = min((since, number) for number, since in ledger.leased.items())
         waited = f"since {now - since:.0f} s"
         workers = list(ledger.tickets[number].workers.values())
         if workers:
@@ -32,5 +30,5 @@ def _pools(ledger: Ledger, now: float) -> str:
         closed = [time for ticket in cohort for time in ticket.times.values()]
         waited = f" since {now - max(closed):.0f} s" if closed else ""
         return f"the gate waits for the trainer's version {ledger.version + 1}{waited}"
-    number = ledger.lowest_open()
-    return f"the gate waits for the pump to ask for ticket {number}"
+    lowest = ledger.lowest_open()
+    return f"the gate waits for the pump to ask for ticket {lowest[0] if lowest else None}"

@@ -10,7 +10,7 @@ from rlloop.config.sections import Autoscale
 from rlloop.loop.autoscale import PATIENCE
 from rlloop.loop.snapshot import PoolsNow
 
-BUSY = {"tickets": {"leased": 2}, "trainer_state": "waiting for generation 3", "busy": {"scorer": 0.1}}
+BUSY = {"slots_under_way": 2, "trainer_state": "waiting for generation 3", "busy": {"scorer": 0.1}}
 
 
 class Session:

@@ -43,14 +43,42 @@ def scored(ticket, scores, version=0):
 
 def lease_and_commit(buffer, segment, slots):
     for slot in slots:
-        granted = buffer.next_ticket(segment, slot)
+        granted = buffer.next_tickets(segment, slot)
         assert isinstance(granted, gate.Grant)
-        assert buffer.started(granted.ticket, "sampler-1")[0] == "go"
-        assert buffer.commit(scored(granted.ticket, [granted.ticket + c / 10 for c in range(4)]))
+        assert buffer.started(granted.tickets[0], "sampler-1")[0] == "go"
+        assert buffer.commit(scored(granted.tickets[0], [granted.tickets[0] + c / 10 for c in range(4)]))
 
 
 def rows_of(session, selected):
     return read_selected(session.path, selected.examples, selected.advantages, "Loudness")
+
+
+def test_a_snapshot_of_an_earlier_version_is_left_aside_for_the_records(session, caplog):
+    buffer = Buffer(session)
+    lease_and_commit(buffer, buffer.begin_segment(), range(3))
+    state = buffer.state.dump()
+    del state["ledger"]["leased"]
+    buffer.journal.compact(state)
+    again = restart(buffer)
+    assert "its field leased is missing" in caplog.text
+    assert again.ledger.counts == buffer.ledger.counts and again.ledger.counts["buffered"] == 3
+    assert again.ledger.clips_generated == 12 and again.next_tickets(1, 3).tickets == (3,)
+
+
+def test_a_slot_of_several_tickets_is_leased_and_committed(session):
+    startup.store_config(session.path, load(FAKE, ["loop.max_staleness=0", "loop.tickets_per_slot=4"]))
+    buffer = Buffer(Session(session.run_dir, session.epoch))
+    segment = buffer.begin_segment()
+    hands = [buffer.next_tickets(segment, slot).tickets for slot in range(3)]
+    assert hands == [buffer.next_tickets(segment, slot).tickets for slot in range(3)], "idempotent by slot"
+    assert [ticket for hand in hands for ticket in hand] == list(range(sum(map(len, hands)))) and len(hands[0]) > 1
+    for ticket in hands[0]:
+        assert buffer.started(ticket, "sampler-1")[0] == "go"
+        assert buffer.commit(scored(ticket, [1.0] * 4))
+    assert buffer.report(0)["slots_under_way"] == 2
+    again = restart(buffer)
+    assert again.next_tickets(segment, 0).tickets == hands[0]
+    assert again.ledger.counts["leased"] == sum(map(len, hands[1:]))
 
 
 def test_a_cohort_is_selected_once_and_its_rows_come_in_order(session):
@@ -85,7 +113,7 @@ def test_a_restart_replays_everything_and_rolls_nothing_back(session):
     assert again.ledger.version == 1 and again.selection(0)[0] == "rows"
     again.published(1)  # a trainer that repeats itself changes nothing
     assert again.ledger.version == 1
-    assert again.next_ticket(segment, 8) == buffer.next_ticket(segment, 8)
+    assert again.next_tickets(segment, 8) == buffer.next_tickets(segment, 8)
 
 
 def test_a_crash_between_the_last_commit_and_the_selection_is_made_up_for(session, monkeypatch):
@@ -102,19 +130,19 @@ def test_failed_rows_are_retried_and_then_final(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
     for slot in range(3):
-        granted = buffer.next_ticket(segment, slot)
-        assert granted.ticket == 0
+        granted = buffer.next_tickets(segment, slot)
+        assert granted.tickets[0] == 0
         buffer.commit(ScoredTicket(0, 0, failure="sampler: boom"))
     assert buffer.ledger.tickets[0].state == "failed"
     assert buffer.report(0)["failures"]["sampler: boom"] == 3
-    assert buffer.next_ticket(segment, 3).ticket == 1
+    assert buffer.next_tickets(segment, 3).tickets[0] == 1
 
 
 def test_missing_scores_are_counted_and_never_selected(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
     for slot in range(8):
-        ticket = buffer.next_ticket(segment, slot).ticket
+        ticket = buffer.next_tickets(segment, slot).tickets[0]
         buffer.commit(scored(ticket, [None, None, None, -5.0 - ticket]))
     rows = rows_of(session, buffer.selection(0)[1])
     assert [row.score for row in rows] == [-5.0, -6.0]
@@ -126,7 +154,7 @@ def test_stop_ends_the_gate_and_answers_the_trainer(session):
     segment = buffer.begin_segment()
     buffer.stop("enough")
     buffer.stop("later")
-    assert isinstance(buffer.next_ticket(segment, 0), gate.End)
+    assert isinstance(buffer.next_tickets(segment, 0), gate.End)
     assert buffer.selection(0) == ("stop", "enough") and not buffer.has_work()
 
 
@@ -137,7 +165,7 @@ def test_a_place_that_cannot_be_written_stops_the_run_with_one_line_and_loses_no
     folder = session.path / "rollouts" / "00000"
     folder.rename(folder.with_suffix(".away"))
     folder.touch()  # a file where the folder was: writing fails with an OSError, as on a full disk
-    ticket = buffer.next_ticket(segment, 1).ticket
+    ticket = buffer.next_tickets(segment, 1).tickets[0]
     buffer.commit(scored(ticket, [1.0] * 4))
     assert "cannot write" in buffer.report(0)["fatal"] and "\n" not in buffer.report(0)["fatal"]
     assert buffer.ledger.tickets[ticket].state == "leased"
@@ -242,21 +270,21 @@ def test_a_restarted_buffer_takes_no_points_behind_a_gap_and_is_given_all(sessio
 def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
-    begun, first = buffer.next_ticket(segment, 1), buffer.next_ticket(segment, 0)
-    assert buffer.started(begun.ticket, "sampler-1") == ("go", 0)
+    begun, first = buffer.next_tickets(segment, 1), buffer.next_tickets(segment, 0)
+    assert buffer.started(begun.tickets[0], "sampler-1") == ("go", 0)
     assert buffer.scale({"sampler": 5}) == {"sampler": 5, "scorer": 1}
     assert not buffer.is_over(segment), "a ticket is still under way"
-    assert buffer.commit(scored(begun.ticket, [0.0] * 4))
-    assert buffer.next_ticket(segment, 0) == first, "a slot that has its ticket keeps it"
-    assert isinstance(buffer.next_ticket(segment, 2), gate.End)
+    assert buffer.commit(scored(begun.tickets[0], [0.0] * 4))
+    assert buffer.next_tickets(segment, 0) == first, "a slot that has its ticket keeps it"
+    assert isinstance(buffer.next_tickets(segment, 2), gate.End)
     assert buffer.is_over(segment), "nobody has begun the ticket"
-    assert buffer.started(first.ticket, "sampler-1") == ("skip", 0), "so nobody begins it in this segment"
+    assert buffer.started(first.tickets[0], "sampler-1") == ("skip", 0), "so nobody begins it in this segment"
     assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
-    assert buffer.commit(scored(first.ticket, [0.0] * 4))
+    assert buffer.commit(scored(first.tickets[0], [0.0] * 4))
     assert buffer.is_over(segment) and buffer.has_work()
     again = restart(buffer)
-    assert isinstance(again.next_ticket(segment, 2), gate.End), "the cut is in the journal"
-    assert isinstance(again.next_ticket(again.begin_segment(), 0), gate.Grant)
+    assert isinstance(again.next_tickets(segment, 2), gate.End), "the cut is in the journal"
+    assert isinstance(again.next_tickets(again.begin_segment(), 0), gate.Grant)
     assert again.pools().sizes["sampler"] == 5
     assert [row.num_actors for row in again.takes({"scorer": 3}) if row.role in ("sampler", "scorer")] == [5, 3]
 
@@ -274,7 +302,7 @@ def test_sizes_that_cannot_be_are_refused_and_change_nothing(session, sizes, sai
 def test_threads_commit_at_once_and_each_ticket_counts_once(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
-    tickets = [buffer.next_ticket(segment, slot).ticket for slot in range(8)]
+    tickets = [buffer.next_tickets(segment, slot).tickets[0] for slot in range(8)]
     barrier, counted = threading.Barrier(16), []
 
     def commit(ticket, score):
@@ -297,21 +325,21 @@ def test_threads_commit_at_once_and_each_ticket_counts_once(session):
 
 def test_a_commit_that_is_sent_again_while_the_first_is_at_the_disk_waits_for_it(session):
     buffer = Buffer(session)
-    granted = buffer.next_ticket(buffer.begin_segment(), 0)
-    buffer._committing.add(granted.ticket)  # the first call, at its Parquet file
+    granted = buffer.next_tickets(buffer.begin_segment(), 0)
+    buffer._committing.add(granted.tickets[0])  # the first call, at its Parquet file
     with ThreadPoolExecutor(1) as threads:
-        again = threads.submit(buffer.commit, scored(granted.ticket, [0.5] * 4))
+        again = threads.submit(buffer.commit, scored(granted.tickets[0], [0.5] * 4))
         time.sleep(0.3)
         assert not again.done()
-        buffer._committing.discard(granted.ticket)  # it failed; the second one does its work
+        buffer._committing.discard(granted.tickets[0])  # it failed; the second one does its work
         assert again.result(10)
-    assert buffer.ledger.tickets[granted.ticket].state == "buffered"
+    assert buffer.ledger.tickets[granted.tickets[0]].state == "buffered"
 
 
 def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session):
     buffer = Buffer(session)
-    granted = buffer.next_ticket(buffer.begin_segment(), 0)
-    assert buffer.started(granted.ticket, "sampler-1")[0] == "go"
-    assert buffer.commit(replace(scored(granted.ticket, [0.5] * 4), reasons=[{}]))
-    entry = buffer.ledger.tickets[granted.ticket]
+    granted = buffer.next_tickets(buffer.begin_segment(), 0)
+    assert buffer.started(granted.tickets[0], "sampler-1")[0] == "go"
+    assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}]))
+    entry = buffer.ledger.tickets[granted.tickets[0]]
     assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)

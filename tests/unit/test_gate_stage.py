@@ -21,9 +21,9 @@ class Session:
 
     def call(self, who, name, method, segment, slot):
         self.asked += 1
-        found = gate.next_ticket(self.ledger, segment, slot, 0, draining=False)
+        found = gate.next_tickets(self.ledger, segment, slot, 0, draining=False)
         if isinstance(found, gate.Grant) and slot not in self.ledger.slots:
-            self.ledger.apply(r.Leased(found.ticket, found.version, segment, slot))
+            self.ledger.apply(r.Leased(found.tickets[0], found.version, segment, slot))
         return found
 
     def begin(self, ticket):

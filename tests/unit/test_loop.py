@@ -18,9 +18,9 @@ def make_ledger(stages=((3, 4),)) -> Ledger:
 
 
 def grant(ledger, slot, staleness=0, segment=1):
-    decision = gate.next_ticket(ledger, segment, slot, staleness, draining=False)
+    decision = gate.next_tickets(ledger, segment, slot, staleness, draining=False)
     if isinstance(decision, gate.Grant) and slot not in ledger.slots:
-        ledger.apply(r.Leased(decision.ticket, decision.version, segment, slot))
+        ledger.apply(r.Leased(decision.tickets[0], decision.version, segment, slot))
     return decision
 
 
@@ -62,7 +62,7 @@ def test_seeds_depend_on_run_and_ticket_and_differ_between_clips():
 
 def test_synchronous_gate_hands_out_one_cohort_and_waits():
     ledger = make_ledger()
-    assert [grant(ledger, slot).ticket for slot in range(4)] == [0, 1, 2, 3]
+    assert [grant(ledger, slot).tickets[0] for slot in range(4)] == [0, 1, 2, 3]
     assert grant(ledger, 4) == gate.Wait(queued=(0, 1, 2, 3))
     ledger.apply(r.Started(1, "sampler-1", 0))
     assert grant(ledger, 4) == gate.Wait(queued=(0, 2, 3))
@@ -70,7 +70,7 @@ def test_synchronous_gate_hands_out_one_cohort_and_waits():
         buffer(ledger, ticket)
     assert grant(ledger, 4) == gate.Wait()  # closed, but version 1 is not published
     close_and_publish(ledger, 0)
-    assert grant(ledger, 4) == gate.Grant(4, 1)
+    assert grant(ledger, 4) == gate.Grant((4,), 1)
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
@@ -80,8 +80,8 @@ def test_staleness_never_exceeds_the_bound_and_tickets_come_in_order(staleness):
     while ledger.version < 4:
         decision = grant(ledger, slot, staleness)
         if isinstance(decision, gate.Grant):
-            seen.append(decision.ticket)
-            assert 0 <= ledger.plan.generation_of(decision.ticket).k - decision.version <= staleness
+            seen.append(decision.tickets[0])
+            assert 0 <= ledger.plan.generation_of(decision.tickets[0]).k - decision.version <= staleness
             slot += 1
             continue
         k = ledger.version
@@ -100,24 +100,24 @@ def test_no_ticket_of_a_later_stage_before_that_stage():
         buffer(ledger, ticket)
     assert isinstance(grant(ledger, 2, staleness=5), gate.End)
     close_and_publish(ledger, 0)
-    assert grant(ledger, 2, staleness=5) == gate.Grant(2, 1)
+    assert grant(ledger, 2, staleness=5) == gate.Grant((2,), 1)
 
 
 def test_gate_is_idempotent_by_slot_and_ends_other_segments():
     ledger = make_ledger()
-    assert grant(ledger, 0) == grant(ledger, 0) == gate.Grant(0, 0)
+    assert grant(ledger, 0) == grant(ledger, 0) == gate.Grant((0,), 0)
     assert isinstance(grant(ledger, 1, segment=0), gate.End)
     ledger.apply(r.SegmentBegan(2))
     assert ledger.counts["leased"] == 0
     assert isinstance(grant(ledger, 1, segment=1), gate.End)
-    assert grant(ledger, 9, segment=2) == gate.Grant(0, 0)
+    assert grant(ledger, 9, segment=2) == gate.Grant((0,), 0)
 
 
 def test_draining_keeps_granted_slots_and_ends_new_ones():
     ledger = make_ledger()
     grant(ledger, 0)
-    assert gate.next_ticket(ledger, 1, 0, 0, draining=True) == gate.Grant(0, 0)
-    assert isinstance(gate.next_ticket(ledger, 1, 1, 0, draining=True), gate.End)
+    assert gate.next_tickets(ledger, 1, 0, 0, draining=True) == gate.Grant((0,), 0)
+    assert isinstance(gate.next_tickets(ledger, 1, 1, 0, draining=True), gate.End)
 
 
 def test_only_deaths_of_the_computing_worker_count_as_attempts():
@@ -149,7 +149,7 @@ def test_failed_rows_release_their_ticket_until_attempts_run_out():
         record = gate.on_failed_row(ledger, 0, "boom", 3)
         assert record == r.Released(0, attempt, "boom")
         ledger.apply(record)
-        assert grant(ledger, 10 + attempt).ticket == 0
+        assert grant(ledger, 10 + attempt).tickets[0] == 0
     assert gate.on_failed_row(ledger, 0, "boom", 3) == r.Failed(0, "boom")
 
 
@@ -188,11 +188,66 @@ def test_a_scorer_follows_its_sampler_without_an_attempt_but_its_death_is_one():
     assert isinstance(gate.on_started(ledger, 0, "scorer-d", max_attempts=3), r.Failed)
 
 
+def test_hands_shrink_towards_the_end_of_what_may_start():
+    """With two samplers each slot gets a quarter of what is left, at most eight: sizes fall to one."""
+    ledger, sizes = make_ledger(((2, 40),)), []
+    hand = gate.Hand(most=8, samplers=2)
+    for slot in range(30):
+        found = gate.next_tickets(ledger, 1, slot, 0, draining=False, hand=hand)
+        if isinstance(found, gate.Wait):
+            break
+        again = gate.next_tickets(ledger, 1, slot, 0, draining=False, hand=hand)
+        assert again == found, "nothing is leased yet"
+        for ticket in found.tickets:
+            ledger.apply(r.Leased(ticket, found.version, 1, slot))
+        assert gate.next_tickets(ledger, 1, slot, 0, draining=False, hand=hand) == found, "idempotent by slot"
+        sizes.append(len(found.tickets))
+    assert sizes == [8, 8, 6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert sorted(ledger.leased) == list(range(40)) and ledger.cohort_unleased == {0: 0, 1: 40}
+
+
+def test_a_hand_spans_cohorts_within_the_bound_but_no_stage():
+    ledger = make_ledger(((2, 4), (1, 4)))
+    hand = gate.Hand(most=100, samplers=1)
+    assert gate.whats_next(ledger, 0, hand) == gate.Grant((0, 1), 0)
+    assert gate.whats_next(ledger, 1, hand) == gate.Grant((0, 1, 2, 3), 0)
+    assert gate.whats_next(ledger, 5, hand) == gate.Grant((0, 1, 2, 3), 0), "eight tickets of this stage, not twelve"
+
+
+def test_reopened_tickets_come_first_and_once():
+    ledger = make_ledger(((1, 10),))
+    for slot in range(6):
+        grant(ledger, slot)
+    ledger.apply(r.Released(4, 1, "boom"))
+    ledger.apply(r.Released(1, 1, "boom"))
+    assert ledger.lowest_open() == [1] and ledger.lowest_open(5) == [1, 4, 6, 7, 8] and len(ledger.lowest_open(99)) == 6
+    ledger.apply(r.Leased(1, 0, 1, 7))
+    ledger.apply(r.Released(1, 2, "boom"))
+    assert ledger.lowest_open(3) == [1, 4, 6]
+    assert not ledger.slots[7] and grant(ledger, 7).tickets == (1,), "a slot whose ticket was released takes another"
+
+
+def test_a_death_counts_against_the_ticket_that_was_begun_last():
+    """One worker has a slot of three: it finished the first, died of the second, never began the third."""
+    ledger = make_ledger()
+    for ticket in range(3):
+        ledger.apply(r.Leased(ticket, 0, 1, 0))
+    for ticket in (0, 1):
+        ledger.apply(gate.on_started(ledger, ticket, "sampler-a", max_attempts=3))
+    for ticket, attempts in ((0, 0), (1, 1), (2, 0)):
+        record = gate.on_started(ledger, ticket, "sampler-b", max_attempts=3)
+        assert record == r.Started(ticket, "sampler-b", attempts)
+        ledger.apply(record)
+    assert gate.next_tickets(ledger, 1, 9, 0, draining=False) == gate.Grant((3,), 0)
+    ledger.apply(r.Leased(3, 0, 1, 9))
+    assert gate.next_tickets(ledger, 1, 10, 0, draining=False) == gate.Wait(queued=(9,)), "slot 0 has been begun"
+
+
 def test_forgotten_cohorts_keep_their_states_and_nothing_else():
     ledger = make_ledger(((3, 2),))
     for k in range(2):
         for slot in range(2):
-            buffer(ledger, grant(ledger, 2 * k + slot, staleness=0).ticket)
+            buffer(ledger, grant(ledger, 2 * k + slot, staleness=0).tickets[0])
         close_and_publish(ledger, k)
     assert len(ledger.tickets.known) == 4
     ledger.forget_cohorts(1)
@@ -204,7 +259,7 @@ def test_forgotten_cohorts_keep_their_states_and_nothing_else():
     with pytest.raises(AssertionError):
         ledger.forget_cohorts(3)
     assert gate.on_started(ledger, 0, "sampler-late", 3) is None
-    assert ledger.lowest_open() == 4 and len(ledger.tickets) == 6 and len(ledger.tickets[1:3]) == 2
+    assert ledger.lowest_open() == [4] and len(ledger.tickets) == 6 and len(ledger.tickets[1:3]) == 2
     with pytest.raises(IndexError):
         ledger.tickets[6]
 
