@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
@@ -172,39 +172,31 @@ class Buffer(Journaled):
 
     # ---- the pump's side
 
-    def commit(self, scored: ScoredTicket) -> bool:
-        """Buffers a scored ticket, or notes its failure. The first commit wins; answers whether this one counted.
+    def commit(self, *tickets: ScoredTicket) -> int:
+        """Buffers scored tickets, or notes their failures. The first commit wins; answers how many of these counted.
 
         Raises:
-            TimeoutError: an earlier call for this ticket is still at the disk.
+            TimeoutError: an earlier call for one of them is still at the disk.
         """
+        mine: list[ScoredTicket] = []
+        try:
+            for scored in sorted(tickets, key=lambda scored: scored.ticket):  # calls that overlap wait in one order
+                if self._is_first_commit(scored.ticket):
+                    mine.append(scored)
+            return self._commit(mine)
+        finally:
+            self._committing.difference_update(scored.ticket for scored in mine)
+
+    def _is_first_commit(self, ticket: int) -> bool:
+        """False where the ticket has been committed; waits for a call that is about to."""
         deadline = time.monotonic() + COMMIT_WAIT_S
-        while not self._begin_commit(scored.ticket):
-            if not self._is_awaited(scored.ticket):
-                self._flush()  # a repeated call's answer rests on the record of the first
+        while not self._begin_commit(ticket):
+            if not self._is_awaited(ticket):
                 return False
             if time.monotonic() > deadline:
-                raise TimeoutError(f"buffer waits for the disk with ticket {scored.ticket} since {COMMIT_WAIT_S:.0f} s")
+                raise TimeoutError(f"buffer waits for the disk with ticket {ticket} since {COMMIT_WAIT_S:.0f} s")
             time.sleep(COMMIT_POLL_S)
-        try:
-            return self._commit(scored)
-        finally:
-            self._committing.discard(scored.ticket)
-
-    def _commit(self, scored: ScoredTicket) -> bool:
-        if scored.failure:
-            return self._note_failure(scored)
-        try:
-            try:
-                path = rollout_path(self.session.path, scored.ticket)
-                size = write_rollouts(path, scored)
-                sync_folder(path.parent)  # the journal may only name a file that a loss of power leaves there
-            except OSError as error:
-                self._no_disk(error)
-                return True
-            return self._note_rollouts(scored, size)
-        except (ValueError, TypeError) as error:  # of one's own sampler or scorer: it costs its ticket an attempt
-            return self._note_failure(replace(scored, failure=f"no valid rollouts: {type(error).__name__}: {error}"))
+        return True
 
     @in_turn
     def _begin_commit(self, ticket: int) -> bool:
@@ -217,21 +209,51 @@ class Buffer(Journaled):
     def _is_awaited(self, ticket: int) -> bool:
         return self.ledger.tickets[ticket].state in ("open", "leased")
 
-    @acknowledged
-    def _note_failure(self, scored: ScoredTicket) -> bool:
+    def _commit(self, tickets: Sequence[ScoredTicket]) -> int:
+        try:
+            written = [self._written(scored) for scored in tickets]
+            for folder in {rollout_path(self.session.path, s.ticket).parent for s, _ in written if not s.failure}:
+                sync_folder(folder)  # the journal may only name a file that a loss of power leaves there
+        except OSError as error:
+            self._no_disk(error)
+            return len(tickets)
+        counted = sum(self._note(scored, size) for scored, size in written)
+        self._flush()  # also where none counted: a repeated call's answer rests on the record of the first
+        return counted
+
+    def _written(self, scored: ScoredTicket) -> tuple[ScoredTicket, int]:
+        """The ticket with the bytes of its file, or with why it has none.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            path = rollout_path(self.session.path, scored.ticket)
+            return scored, 0 if scored.failure else write_rollouts(path, scored)
+        except (ValueError, TypeError) as error:  # of one's own sampler or scorer: it costs its ticket an attempt
+            return replace(scored, failure=f"no valid rollouts: {type(error).__name__}: {error}"), 0
+
+    @in_turn
+    def _note(self, scored: ScoredTicket, size: int) -> bool:
         self.last_progress = time.time()
+        try:
+            counted = self._note_failure(scored) if scored.failure else self._note_rollouts(scored, size)
+        except (ValueError, TypeError) as error:
+            failure = f"no valid rollouts: {type(error).__name__}: {error}"
+            counted = self._note_failure(replace(scored, failure=failure))
+        self._close_cohorts()
+        return counted
+
+    def _note_failure(self, scored: ScoredTicket) -> bool:
         record = gate.on_failed_row(self.ledger, scored.ticket, scored.failure, self.config.loop.max_attempts)
         if record is not None:
             self.messages.append(f"ticket {scored.ticket}: {scored.failure}")
             self._do(record)
-        self._close_cohorts()
         return True
 
-    @acknowledged
     def _note_rollouts(self, scored: ScoredTicket, size: int) -> bool:
         if not self._is_awaited(scored.ticket):  # it failed for good while its rollouts were written
             return False
-        self.last_progress = time.time()
         clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
         rollouts = tuple(r.RolloutRecord(n, s, dict(sc), dict(why)) for n, (s, sc, why) in enumerate(clips))
         for role, seconds in scored.worker_seconds.items():
@@ -243,7 +265,6 @@ class Buffer(Journaled):
                 f"{show_bytes(self.config.limits.rollouts)}, and none can go yet; raise it and repeat the command"
             )
         self._do(r.Buffered(scored.ticket, scored.policy_version, rollouts, size, dict(scored.worker_seconds)))
-        self._close_cohorts()
         return True
 
     def _close_cohorts(self) -> None:

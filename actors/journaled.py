@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -152,8 +153,9 @@ class Journaled:
 
 def newer_epoch(run_dir: Path) -> int:
     """The highest epoch that a driver has taken in this run directory; 0 when none has."""
-    epochs = [int(p.name) for p in (run_dir / "epochs").glob("[0-9]*") if p.name.isdecimal()]
-    return max(epochs, default=0)
+    with contextlib.suppress(FileNotFoundError):  # not a glob: every record asks
+        return max((int(name) for name in os.listdir(run_dir / "epochs") if name.isdecimal()), default=0)
+    return 0
 
 
 def lock_journal(run_dir: Path, timeout_s: float):

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from actors.pools import Gate, SamplerStage, ScorerStage
@@ -62,8 +62,8 @@ class Pump:
             try:
                 sizes = self.session.call("pump", "buffer", "pool_sizes")
                 with commits:
-                    for scored in self._scored_tickets(sizes):
-                        commits.add(scored)
+                    for tickets in self._scored_slots(sizes):
+                        commits.add(tickets)
             except Exception:
                 error = traceback.format_exc()
                 log.warning("segment %d ended early: %s", self.segment, error)
@@ -75,8 +75,8 @@ class Pump:
                 )
                 self.state = "done"
 
-    def _scored_tickets(self, sizes: Mapping[str, int]):
-        """Yields the tickets of one segment as they are scored.
+    def _scored_slots(self, sizes: Mapping[str, int]) -> Iterator[list[ScoredTicket]]:
+        """Yields the tickets of each slot of one segment as they are scored.
 
         Ends when the slots ran out, or with the first empty one after a segment was cut short and all its tickets came
         back: hundreds of empty slots would take seconds to pass.
@@ -85,27 +85,28 @@ class Pump:
             batch_size=None, prefetch_batches=0, batch_format="numpy"
         ):
             rows = from_columns(block)
-            yield from (row.scored() for row in rows if row.ticket != NO_TICKET)
+            if scored := [row.scored() for row in rows if row.ticket != NO_TICKET]:
+                yield scored
             if any(row.ticket == NO_TICKET for row in rows):
                 if self.session.call("pump", "buffer", "is_over", self.segment):
                     return
 
 
 class Commits:
-    """Commits several tickets at once, which then share the buffer's waits for the disk; `with` waits for the last."""
+    """Commits several slots at once, which then share the buffer's waits for the disk; `with` waits for the last."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.counted = session, 0
         self._threads = ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="commit")
         self._pending: deque[Future] = deque()
 
-    def add(self, scored: ScoredTicket) -> None:
+    def add(self, tickets: Sequence[ScoredTicket]) -> None:
         """Sends a commit, and waits for the oldest while too many are under way.
 
         Raises:
             NoAnswer: the buffer did not answer before the deadline.
         """
-        commit = self._threads.submit(self.session.call, "pump", "buffer", "commit", scored)
+        commit = self._threads.submit(self.session.call, "pump", "buffer", "commit", *tickets)
         commit.add_done_callback(end_if_failed)
         self._pending.append(commit)
         while self._pending and (len(self._pending) >= COMMITS_AT_ONCE or self._pending[0].done()):

@@ -15,6 +15,7 @@ ROLES = {role: weight for role, weight in WEIGHTS.items() if weight == 1 and rol
 # Slower models, for the kills to fall into the run; the results are the same. No room for what a lost controller held.
 SLOW = (
     SYNCHRONOUS, "loop.max_attempts=100", "generator.options={delay_s: 1.2, step_delay_s: 0.1}", "trainer.num_cpus=0.9",
+    "loop.tickets_per_slot=2",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -30,9 +31,13 @@ def test_synchronous_run_finishes_and_the_reward_rises(reference):
 
 
 def test_asynchronous_run_stays_within_the_bound(tmp_path):
-    summary = runs.run(tmp_path / "run", "loop.max_staleness=1")
-    runs.check_exactness(tmp_path / "run", "loop.max_staleness=1")
+    """Slots of up to four tickets: sixteen may start at once, and two samplers are there."""
+    overrides = ("loop.max_staleness=1", "loop.tickets_per_slot=4")
+    summary = runs.run(tmp_path / "run", *overrides)
+    runs.check_exactness(tmp_path / "run", *overrides)
     assert summary["status"] == "finished"
+    hands = Counter(x.slot for x in runs.records(tmp_path / "run") if isinstance(x, r.Leased))
+    assert max(hands.values()) == 4
 
 
 def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp_path):
@@ -92,6 +97,7 @@ def test_failing_rows_and_deadly_tickets_are_tried_again(tmp_path):
     marker = tmp_path / "died"
     overrides = (
         SYNCHRONOUS,
+        "loop.tickets_per_slot=2",  # failed rows share blocks with others
         "generator.target=tests.fakes:deadly_generator",
         f"generator.options={{marker: {marker}}}",
         "scorer.pools={moody: {rewards: ['tests.fakes:Moody'], num_actors: 2, num_cpus: 0.1}}",

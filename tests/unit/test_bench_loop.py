@@ -37,15 +37,17 @@ def test_stand_ins_are_seeded_and_import_no_torch():
 
 @pytest.mark.parametrize("samplers", [1, 8, 64])
 def test_the_plan_outlasts_the_measurement(samplers):
-    config = load(STANDINS, throughput.overrides(samplers, 1.0, 120.0))
+    config = load(STANDINS, throughput.overrides(samplers, 1.0, 120.0, 8))
     assert config.sampler.num_actors == samplers and config.scorer.num_actors == max(1, samplers // 4)
     tickets = config.stages[0].tickets * config.stages[0].generations
     assert min(tickets, config.loop.segment_slots) >= samplers * 240
 
 
 def test_the_share_of_the_ideal_is_hand_computed():
-    steady = throughput.Steady(8, 120.0, 912, 7, 0, 20.0, 30.0, 1.0, {})
+    cpu_s = {"SamplerStage": 9.12, "Buffer": 4.56, "raylet": 4.56}
+    steady = throughput.Steady(8, 1, 120.0, 912, 7, 0, 20.0, 30.0, 1.0, cpu_s)
     assert steady.share == pytest.approx(0.95)  # 912 of 8 * 120
+    assert throughput.cpu_ms(steady) == "20 (10, 0, 0, 5, 0)"
 
 
 def test_the_watch_reads_what_was_added_and_no_half_record(tmp_path):
