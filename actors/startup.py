@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins takes them from the others
     "TOKENIZERS_PARALLELISM": "false",
+    # Processes of many threads, as the buffer and the pump, else grow by an arena a thread over days.
+    "MALLOC_ARENA_MAX": "2",
     # What Ray remembers of tasks and dead actors, and what its processes log, is bounded for runs of days by default:
     # 100,000 of each in the memory of one process, six files of 512 MiB a process.
     "RAY_task_events_max_num_task_in_gcs": "2000",
