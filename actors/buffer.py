@@ -108,21 +108,28 @@ class Buffer(Journaled):
         self.workers[worker.partition("-")[0]].add(worker)
 
     @in_turn
-    def started(self, ticket: int, worker: str) -> tuple[str, int]:
-        """Answers go, failed (too many deaths: emit a failed row) or skip (the ticket is closed, or leased anew).
+    def started(self, tickets: Sequence[int], worker: str) -> tuple[list[str], int]:
+        """Answers, ticket by ticket: go, failed (too many deaths: emit a failed row), skip (closed, or leased anew) or
+        part (begin each by itself).
 
         The second part is the version of now: what waited in a queue since its lease is sampled with it. A worker that
         waits for the disk computes nothing, so this answer does not: a loss of power may cost the count of one death.
         """
         self._saw(worker)
+        if gate.must_part(self.ledger, tickets, worker):
+            return ["part"] * len(tickets), self.ledger.version
+        together = len(tickets) > 1
+        return [self._begin(ticket, worker, together) for ticket in tickets], self.ledger.version
+
+    def _begin(self, ticket: int, worker: str, together: bool) -> str:
         if self._is_ending() and not self._is_begun(ticket):
-            return "skip", self.ledger.version
-        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
+            return "skip"
+        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts, together)
         if isinstance(record, r.Failed):
-            return "failed", self.ledger.version
+            return "failed"
         if record is not None:
             self._do(record)
-        return "go" if self.ledger.tickets[ticket].state == "leased" else "skip", self.ledger.version
+        return "go" if self.ledger.tickets[ticket].state == "leased" else "skip"
 
     @in_turn
     def has_work(self) -> bool:

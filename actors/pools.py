@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 import ray
@@ -29,25 +30,17 @@ def report_arrival(session: Session, segment: int, worker: str) -> None:
 
 
 class Stage:
-    """What sampler and scorer share: a row in, a row out, one at a time."""
+    """What sampler and scorer share: they begin tickets at the buffer, and hand on what there is nothing to do with."""
 
     session: Session
     worker: str
 
-    def __call__(self, columns: Columns) -> Columns:
-        return to_columns([self.work(row) for row in from_columns(columns)])
+    def begin(self, rows: Sequence[TicketRow]) -> tuple[list[str], int]:
+        """The buffer's answer to each row, and the newest version."""
+        return self.session.call(self.worker, "buffer", "started", [row.ticket for row in rows], self.worker)
 
-    def work(self, row: TicketRow) -> TicketRow:
-        raise NotImplementedError
-
-    def begin(self, row: TicketRow) -> tuple[TicketRow | None, int]:
-        """Tells the buffer that the work on a row begins; (what to hand on instead or None, the newest version)."""
-        answer, newest = self.session.call(self.worker, "buffer", "started", row.ticket, self.worker)
-        if answer == "skip":
-            return EMPTY, newest
-        if answer == "failed":
-            return row.failed("its workers died while computing it"), newest
-        return None, newest
+    def pass_on(self, row: TicketRow, answer: str) -> TicketRow:
+        return EMPTY if answer == "skip" else row.failed("its workers died while computing it")
 
 
 class Gate:
@@ -93,12 +86,14 @@ class SamplerStage(Stage):
         self.sampler = load_target(self.config.sampler.target)(self.config, self.config.sampler)
         report_arrival(self.session, segment, self.worker)
 
-    def work(self, row: TicketRow) -> TicketRow:
-        if not row.has_clips:
-            return row
-        instead, newest = self.begin(row)
-        if instead is not None:
-            return instead
+    def __call__(self, granted: Columns) -> Columns:
+        return to_columns([self._work(row) if row.has_clips else row for row in from_columns(granted)])
+
+    def _work(self, row: TicketRow) -> TicketRow:
+        """One by one: a segment that is cut short, or a newer version, is heard of between two tickets."""
+        (answer,), newest = self.begin([row])
+        if answer != "go":
+            return self.pass_on(row, answer)
         self._refresh(max(row.version, newest))  # outside: a fault of the weights is not the ticket's
         try:
             return self._sample(row.ticket)
@@ -143,13 +138,19 @@ class ScorerStage(Stage):
         self.scorer = load_target(pool.target)(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
         report_arrival(self.session, segment, self.worker)
 
-    def work(self, row: TicketRow) -> TicketRow:
-        if not row.has_clips:
-            return row
+    def __call__(self, sampled: Columns) -> Columns:
+        """All of a slot begin together: their clips are there, and asking for each costs a scorer that just keeps up."""
+        rows = from_columns(sampled)
+        todo = [row for row in rows if row.has_clips]
+        answers = dict(zip([row.ticket for row in todo], self.begin(todo)[0] if todo else (), strict=True))
+        return to_columns([self._work(row, answers[row.ticket]) if row.has_clips else row for row in rows])
+
+    def _work(self, row: TicketRow, answer: str) -> TicketRow:
         began = time.monotonic()
-        instead, _ = self.begin(row)
-        if instead is not None:
-            return instead
+        if answer == "part":
+            (answer,), _ = self.begin([row])
+        if answer != "go":
+            return self.pass_on(row, answer)
         audio = row.arrays["audio"]
         try:
             scores, reasons = self.scorer.score(audio, row.rate_hz, [row.prompt] * len(audio))

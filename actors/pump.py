@@ -181,7 +181,7 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
         role = roles[name]
         gated = gated.map_batches(
             stage,
-            batch_size=1,
+            batch_size=None,  # the whole block of a slot, never a part of two
             compute=pool(sizes[name], SAMPLER_DEPTH if name == "sampler" else SCORER_DEPTH),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,

@@ -5,6 +5,7 @@ Each function reads the ledger and returns a decision as a value; the buffer jou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlloop.loop import records as r
@@ -95,7 +96,16 @@ def whats_next(ledger: Ledger, max_staleness: int, hand: Hand = ONE) -> Grant | 
     return Grant(tuple(ledger.lowest_open(hand.size(may_start))), ledger.version)
 
 
-def on_started(ledger: Ledger, ticket: int, worker: str, max_attempts: int) -> r.Started | r.Failed | None:
+def must_part(ledger: Ledger, tickets: Sequence[int], worker: str) -> bool:
+    """Whether tickets may not be begun together: a worker that did died of one of them. Alone, each tells by itself."""
+    role = worker.partition("-")[0]
+    before = {ledger.tickets[ticket].workers.get(role) for ticket in tickets}
+    return len(tickets) > 1 and not before <= {None, worker}
+
+
+def on_started(
+    ledger: Ledger, ticket: int, worker: str, max_attempts: int, together: bool = False
+) -> r.Started | r.Failed | None:
     """A worker begins. Another of its role that began it last of all and never finished died of it: an attempt.
 
     Where that one had begun another ticket of its slot since, it had finished this one and died of the other. A
@@ -108,7 +118,7 @@ def on_started(ledger: Ledger, ticket: int, worker: str, max_attempts: int) -> r
     attempts = entry.attempts + (before is not None and ledger.at_hand.get(before) == ticket)
     if attempts >= max_attempts:
         return r.Failed(ticket, f"its worker died {attempts} times while computing it")
-    return r.Started(ticket, worker, attempts)
+    return r.Started(ticket, worker, attempts, together)
 
 
 def on_failed_row(ledger: Ledger, ticket: int, reason: str, max_attempts: int) -> r.Released | r.Failed | None:

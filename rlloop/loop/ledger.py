@@ -17,6 +17,7 @@ from rlloop.loop.tickets import FINAL, STATES, Ticket, Tickets
 __all__ = ["FINAL", "STATES", "Ledger", "Ticket"]
 MAX_REASONS = 100  # distinct ones that are counted by themselves
 OTHER_REASONS = "other reasons"
+NOBODY_KNOWS = -1
 
 
 class Ledger:
@@ -147,7 +148,7 @@ class Ledger:
         assert ticket.state == "leased", (record, ticket)
         ticket.workers[record.worker.partition("-")[0]] = record.worker
         ticket.attempts = record.attempts
-        self.at_hand[record.worker] = record.ticket
+        self.at_hand[record.worker] = NOBODY_KNOWS if record.together else record.ticket
 
     def _on_Released(self, record: r.Released, time: float) -> None:
         self.tickets[record.ticket].attempts = record.attempts

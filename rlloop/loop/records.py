@@ -31,11 +31,15 @@ class Leased:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker began to compute; `attempts` counts this and earlier deaths or failures that the ticket caused."""
+    """A worker began to compute; `attempts` counts this and earlier deaths or failures that the ticket caused.
+
+    `together`: with others of its slot, so should the worker die, nobody knows of which.
+    """
 
     ticket: int
     worker: str
     attempts: int
+    together: bool = False
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def generation(buffer, segment):
     for slot in buffer.ledger.plan.generations[k].tickets:
         granted = buffer.next_tickets(segment, slot)
         assert isinstance(granted, gate.Grant), granted
-        assert buffer.started(granted.tickets[0], "sampler-1")[0] == "go"
+        assert buffer.started([granted.tickets[0]], "sampler-1")[0] == ["go"]
         assert buffer.commit(scored(granted.tickets[0], granted.version))
     assert buffer.selection(k)[0] == "rows"
     buffer.published(k + 1)

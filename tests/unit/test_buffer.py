@@ -45,7 +45,7 @@ def lease_and_commit(buffer, segment, slots):
     for slot in slots:
         granted = buffer.next_tickets(segment, slot)
         assert isinstance(granted, gate.Grant)
-        assert buffer.started(granted.tickets[0], "sampler-1")[0] == "go"
+        assert buffer.started([granted.tickets[0]], "sampler-1")[0] == ["go"]
         assert buffer.commit(scored(granted.tickets[0], [granted.tickets[0] + c / 10 for c in range(4)]))
 
 
@@ -73,7 +73,12 @@ def test_a_slot_of_several_tickets_is_leased_and_committed(session):
     assert hands == [buffer.next_tickets(segment, slot).tickets for slot in range(3)], "idempotent by slot"
     assert [ticket for hand in hands for ticket in hand] == list(range(sum(map(len, hands)))) and len(hands[0]) > 1
     for ticket in hands[0]:
-        assert buffer.started(ticket, "sampler-1")[0] == "go"
+        assert buffer.started([ticket], "sampler-1")[0] == ["go"]
+    several = list(hands[0])
+    assert buffer.started(several, "scorer-1")[0] == ["go"] * len(several)
+    assert buffer.started(several, "scorer-2")[0] == ["part"] * len(several), "scorer-1 died of one of them"
+    assert buffer.started(several[:1], "scorer-2")[0] == ["go"]
+    for ticket in hands[0]:
         assert buffer.commit(scored(ticket, [1.0] * 4))
     assert buffer.report(0)["slots_under_way"] == 2
     again = restart(buffer)
@@ -97,7 +102,7 @@ def test_the_first_commit_wins_and_late_workers_skip(session):
     segment = buffer.begin_segment()
     lease_and_commit(buffer, segment, [0])
     assert not buffer.commit(scored(0, [9.0] * 4))
-    assert buffer.started(0, "sampler-2") == ("skip", 0)
+    assert buffer.started([0], "sampler-2") == (["skip"], 0)
     assert buffer.ledger.tickets[0].rollouts[0].scores["Loudness"] == 0.0
 
 
@@ -271,14 +276,14 @@ def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
     begun, first = buffer.next_tickets(segment, 1), buffer.next_tickets(segment, 0)
-    assert buffer.started(begun.tickets[0], "sampler-1") == ("go", 0)
+    assert buffer.started([begun.tickets[0]], "sampler-1") == (["go"], 0)
     assert buffer.scale({"sampler": 5}) == {"sampler": 5, "scorer": 1}
     assert not buffer.is_over(segment), "a ticket is still under way"
     assert buffer.commit(scored(begun.tickets[0], [0.0] * 4))
     assert buffer.next_tickets(segment, 0) == first, "a slot that has its ticket keeps it"
     assert isinstance(buffer.next_tickets(segment, 2), gate.End)
     assert buffer.is_over(segment), "nobody has begun the ticket"
-    assert buffer.started(first.tickets[0], "sampler-1") == ("skip", 0), "so nobody begins it in this segment"
+    assert buffer.started([first.tickets[0]], "sampler-1") == (["skip"], 0), "so nobody begins it in this segment"
     assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
     assert buffer.commit(scored(first.tickets[0], [0.0] * 4))
     assert buffer.is_over(segment) and buffer.has_work()
@@ -306,7 +311,7 @@ def test_threads_commit_at_once_and_each_ticket_counts_once(session):
     barrier, counted = threading.Barrier(16), []
 
     def commit(ticket, score):
-        assert buffer.started(ticket, "sampler-1")[0] == "go"
+        assert buffer.started([ticket], "sampler-1")[0] == ["go"]
         barrier.wait()
         counted.append((ticket, buffer.commit(scored(ticket, [score] * 4))))
 
@@ -339,7 +344,7 @@ def test_a_commit_that_is_sent_again_while_the_first_is_at_the_disk_waits_for_it
 def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session):
     buffer = Buffer(session)
     granted = buffer.next_tickets(buffer.begin_segment(), 0)
-    assert buffer.started(granted.tickets[0], "sampler-1")[0] == "go"
+    assert buffer.started([granted.tickets[0]], "sampler-1")[0] == ["go"]
     assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}]))
     entry = buffer.ledger.tickets[granted.tickets[0]]
     assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)

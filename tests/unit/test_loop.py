@@ -243,6 +243,22 @@ def test_a_death_counts_against_the_ticket_that_was_begun_last():
     assert gate.next_tickets(ledger, 1, 10, 0, draining=False) == gate.Wait(queued=(9,)), "slot 0 has been begun"
 
 
+def test_a_death_among_tickets_begun_together_parts_them_and_counts_alone():
+    ledger = make_ledger()
+    for ticket in range(3):
+        ledger.apply(r.Leased(ticket, 0, 1, 0))
+    assert not gate.must_part(ledger, [0, 1, 2], "scorer-a")
+    for ticket in range(3):
+        ledger.apply(gate.on_started(ledger, ticket, "scorer-a", 3, together=True))
+    assert not gate.must_part(ledger, [0, 1, 2], "scorer-a"), "a repeated call"
+    assert gate.must_part(ledger, [0, 1, 2], "scorer-b") and not gate.must_part(ledger, [1], "scorer-b")
+    for ticket in (0, 1):  # it dies of ticket 1, alone; which of the three killed scorer-a was not known
+        record = gate.on_started(ledger, ticket, "scorer-b", 3)
+        assert record == r.Started(ticket, "scorer-b", 0)
+        ledger.apply(record)
+    assert [gate.on_started(ledger, ticket, "scorer-c", 3).attempts for ticket in range(3)] == [0, 1, 0]
+
+
 def test_forgotten_cohorts_keep_their_states_and_nothing_else():
     ledger = make_ledger(((3, 2),))
     for k in range(2):
