@@ -139,7 +139,7 @@ class ScorerStage(Stage):
         report_arrival(self.session, segment, self.worker)
 
     def __call__(self, sampled: Columns) -> Columns:
-        """All of a slot begin together: their clips are there, and asking for each costs a scorer that just keeps up."""
+        """All of a slot begin together: their clips are there, and a call each costs a scorer that just keeps up."""
         rows = from_columns(sampled)
         todo = [row for row in rows if row.has_clips]
         answers = dict(zip([row.ticket for row in todo], self.begin(todo)[0] if todo else (), strict=True))
