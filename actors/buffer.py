@@ -76,9 +76,14 @@ class Buffer(Journaled):
             return True
         return self._is_ending() and not any(map(self._is_begun, self.ledger.leased))
 
+    @in_turn
+    def was_cut(self, segment: int) -> bool:
+        """Whether a segment was told to end before its slots ran out."""
+        return bool(self.stop_reason) or segment == self.ledger.cut_segment
+
     def _is_ending(self) -> bool:
         """Whether this segment is cut short: what nobody has begun waits for the next one."""
-        return bool(self.stop_reason) or self.ledger.segment == self.ledger.cut_segment
+        return self.was_cut(self.ledger.segment)
 
     def _is_begun(self, ticket: int) -> bool:
         entry = self.ledger.tickets[ticket]
@@ -125,12 +130,13 @@ class Buffer(Journaled):
         return "go" if self.ledger.tickets[ticket].state == "leased" else "skip", self.ledger.version
 
     @in_turn
-    def has_work(self) -> bool:
-        """Whether a new segment would find a ticket that may start now."""
+    def wanted_version(self) -> int | None:
+        """The version that the tickets of a new segment would ask for; None where none may start now."""
         if self.stop_reason:
-            return False
+            return None
         probe = gate.whats_next(self.ledger, self.config.loop.max_staleness)
-        return isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and bool(self.ledger.leased))
+        has_work = isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and bool(self.ledger.leased))
+        return self.ledger.version if has_work else None
 
     # ---- the pools' sizes
 

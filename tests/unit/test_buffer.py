@@ -155,7 +155,7 @@ def test_stop_ends_the_gate_and_answers_the_trainer(session):
     buffer.stop("enough")
     buffer.stop("later")
     assert isinstance(buffer.next_tickets(segment, 0), gate.End)
-    assert buffer.selection(0) == ("stop", "enough") and not buffer.has_work()
+    assert buffer.selection(0) == ("stop", "enough") and buffer.wanted_version() is None
 
 
 def test_a_place_that_cannot_be_written_stops_the_run_with_one_line_and_loses_nothing(session):
@@ -281,7 +281,7 @@ def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
     assert buffer.started(first.tickets[0], "sampler-1") == ("skip", 0), "so nobody begins it in this segment"
     assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
     assert buffer.commit(scored(first.tickets[0], [0.0] * 4))
-    assert buffer.is_over(segment) and buffer.has_work()
+    assert buffer.is_over(segment) and buffer.wanted_version() == 0
     again = restart(buffer)
     assert isinstance(again.next_tickets(segment, 2), gate.End), "the cut is in the journal"
     assert isinstance(again.next_tickets(again.begin_segment(), 0), gate.Grant)
