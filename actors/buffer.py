@@ -269,6 +269,7 @@ class Buffer(Journaled):
     def selection(self, k: int) -> tuple[str, r.Selected | str]:
         """A pure read: ('rows', what is selected) | ('skip', why) | ('wait', '') | ('stop', why)."""
         with self._turn:
+            self._watch_disk()  # here and in `progress`: in a stage without tickets no gate asks
             selected = self.ledger.selections.get(k)
         with contextlib.suppress(OSError):  # then there is a reason to stop
             self._flush()
@@ -305,6 +306,7 @@ class Buffer(Journaled):
         They are taken only where they follow what is known: a buffer that was restarted knows none, says so, and is
         given all of them. Points that are known are not taken again.
         """
+        self._watch_disk()
         self.trainer_starts += state == "restored"
         self.trainer_state = state
         newest = self.points[-1].step if self.points else 0

@@ -343,3 +343,15 @@ def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session)
     assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}]))
     entry = buffer.ledger.tickets[granted.tickets[0]]
     assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda buffer: buffer.selection(0), lambda buffer: buffer.progress("training generation 0", 0, [])]
+)
+def test_a_disk_that_fills_while_no_gate_asks_ends_the_run(session, asks):
+    """In a stage without tickets, or in the last generation, the trainer alone is there."""
+    buffer = Buffer(session)
+    buffer.free_bytes = lambda path: 2**20
+    asks(buffer)
+    assert "limits.min_free_disk" in buffer.fatal
+    assert buffer.selection(0)[0] == "stop" and buffer.progress("training", 0, []).stop_reason == buffer.fatal
