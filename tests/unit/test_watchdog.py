@@ -1,8 +1,10 @@
 """What a run that hangs leaves behind: stacks of processes, who waits for whom, and deadlines that end a process."""
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from actors.deadline import hard_deadline
 from actors.jobs.pool import each_within
 from actors.outcome import stalled
-from actors.watchdog import within
+from actors.watchdog import ring, within
 from rlloop.commands.stacks import run as stacks_command
 from rlloop.config import build
 from rlloop.loop import records as r
@@ -169,6 +171,57 @@ def test_what_hangs_is_left_behind():
     parts = {"quick": lambda: done.append(1), "hangs": lambda: time.sleep(60), "fails": lambda: 1 / 0}
     assert within(0.3, parts) == ["hangs"] and done == [1]
     assert time.monotonic() - began < 5
+
+
+class HangingPath(type(Path())):
+    """Of a file system that hangs: what creates a folder never comes back."""
+
+    def mkdir(self, *args, **kwargs):
+        time.sleep(60)
+
+
+def test_a_file_system_that_hangs_costs_the_watchdogs_files_and_not_its_line(tmp_path):
+    session = SimpleNamespace(path=HangingPath(tmp_path), plan=None)
+    began = time.monotonic()
+    line = ring(session, "neither a commit nor a step", {"tickets": {"open": 3}}, 0.0, deadline_s=0.2)
+    assert time.monotonic() - began < 30
+    assert line.startswith("neither a commit nor a step: tickets: {'open': 3}; ledger and stacks: ")
+    assert line.endswith(", without ledger, stacks, nodes, report")
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from actors.heartbeat import Heartbeat
+
+def writes_to_a_disk_that_hangs():
+    time.sleep(100)
+
+with Heartbeat(Path(sys.argv[1]), limit_s=3) as heart:
+    for _ in range(5):  # for longer than the limit
+        heart.step("the terminal")
+        time.sleep(1)
+    print("alive", flush=True)
+    heart.step("the disk with the event files")
+    writes_to_a_disk_that_hangs()
+"""
+
+
+def test_a_driver_whose_main_thread_hangs_ends_and_says_for_what_it_waits(tmp_path):
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "alive\n"), done.stderr
+    assert re.match(r"rlloop: the driver waits for the disk with the event files since \d+ s\n", done.stderr)
+    (left,) = tmp_path.glob("watchdog/*/driver.txt")
+    for text in (done.stderr, left.read_text()):
+        assert "since" in text.splitlines()[0] and "in writes_to_a_disk_that_hangs" in text
+
+
+def test_a_heartbeat_that_is_left_ends_nothing(tmp_path):
+    code = "import sys, time; from pathlib import Path; from actors.heartbeat import Heartbeat\n"
+    code += "with Heartbeat(Path(sys.argv[1]), limit_s=1): pass\ntime.sleep(4)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_hard_deadline_ends_the_process_with_one_line():
