@@ -20,7 +20,7 @@ from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
 from actors.controls import start_actors
 from actors.copier import Copier
-from actors.ending import end_at_once, is_inside_ray, shutdown
+from actors.ending import end_at_once, is_inside_ray, said, shutdown
 from actors.fit import TrainerThread
 from actors.heartbeat import SPARE_S, Heartbeat
 from actors.observer import Observer
@@ -56,6 +56,10 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
         if hangs or is_inside_ray():
             end_at_once(status)
         return status
+    except Exception as error:
+        if is_inside_ray():
+            end_at_once(said(error))
+        raise
     finally:
         shutdown()
         lock.close()

@@ -122,6 +122,31 @@ def test_a_process_with_a_thread_inside_ray_ends_at_once_with_its_status(where, 
     assert (done.returncode, done.stdout) == (status, said), done.stderr
 
 
+RAISING = """
+import sys, threading
+from actors import driver
+from actors.fit import TrainerThread
+
+class Trainer(TrainerThread):
+    def run(self):
+        threading.Event().wait(60)
+
+def _run(config, path, copy):
+    Trainer(None).start()
+    raise ValueError("points.json: is no JSON")
+
+driver._run, driver.shutdown = _run, lambda: print("Ray is taken down")
+driver.run(None, sys.argv[1])
+"""
+
+
+def test_ray_is_not_taken_down_under_a_thread_inside_it_when_the_driver_raises_either(tmp_path):
+    command = [sys.executable, "-c", RAISING, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    assert "rlloop: points.json: is no JSON" in done.stderr.splitlines()
+
+
 def test_a_process_that_got_the_same_id_later_is_not_signalled(tmp_path):
     other = process("import time; print('up', flush=True); time.sleep(60)")
     try:
