@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from itertools import takewhile
 
@@ -50,6 +50,8 @@ class Buffer(Journaled):
         roles = ("sampler", *self.config.scorer.all_pools)
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
         self.places: dict[str, str] = {}  # actor of this segment -> node on which it last arrived
+        self.nodes: dict[str, str] = {}  # worker of this segment, a process of an actor -> its node
+        self.lost: set[str] = set()  # workers of this segment whose node is gone
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
@@ -107,7 +109,12 @@ class Buffer(Journaled):
         """A worker of this segment has its model and awaits tickets; a gauge."""
         if segment == self.ledger.segment:
             self._saw(worker)
-            self.places[actor] = node
+            self.places[actor] = self.nodes[worker] = node
+
+    @in_turn
+    def nodes_lost(self, nodes: Set[str]) -> None:
+        """Nodes that are gone: who was on them died of that, not of a ticket. Told again and again; a gauge."""
+        self.lost |= {worker for worker, node in self.nodes.items() if node in nodes}
 
     def _saw(self, worker: str) -> None:
         self.workers[worker.partition("-")[0]].add(worker)
@@ -122,7 +129,7 @@ class Buffer(Journaled):
         self._saw(worker)
         if self._is_ending() and not self._is_begun(ticket):
             return "skip", self.ledger.version
-        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts)
+        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts, self.lost)
         if isinstance(record, r.Failed):
             return "failed", self.ledger.version
         if record is not None:
@@ -390,3 +397,5 @@ class Buffer(Journaled):
         for seen in self.workers.values():
             seen.clear()
         self.places.clear()
+        self.nodes.clear()
+        self.lost.clear()

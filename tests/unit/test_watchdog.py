@@ -257,6 +257,21 @@ def test_a_hard_deadline_ends_the_process_with_one_line():
     assert done.returncode == 1 and done.stderr == "rlloop: driver waits for x since 0 s\n"
 
 
+JOINING = """
+import socket
+from actors.attach import attached
+with socket.create_server(("127.0.0.1", 0)) as mute:
+    with attached("/runs/a", f"127.0.0.1:{mute.getsockname()[1]}", join_s=2):
+        pass
+"""
+
+
+def test_a_cluster_that_accepts_and_never_answers_is_joined_with_a_deadline():
+    done = subprocess.run([sys.executable, "-c", JOINING], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.search(r"^rlloop: the command waits for the cluster at 127.0.0.1:\d+ since 2 s$", done.stderr, re.M)
+
+
 def test_leaving_in_time_stops_the_deadline():
     with hard_deadline(0.05, "never"):
         pass
