@@ -31,7 +31,10 @@ class Absentees:
             return
         self.looked = now
         try:
-            alive = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+            nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+            alive = frozenset(node for node in nodes if nodes[node])
+            if gone := frozenset(nodes) - alive:  # known before an actor is loaded again elsewhere, which takes seconds
+                self.session.tell("buffer", "nodes_lost", gone)
             wanted, places = sum(report["sizes"].values()), report["places"]
             self.state, is_over = observe(self.state, alive, report["segment"], places, wanted, now)
             if is_over:

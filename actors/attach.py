@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from actors.deadline import hard_deadline
 from actors.session import Session
 from rlloop.loop.joining import ADDRESS_FILE, AUTH_MODE
 
 CALL_TIMEOUT_S = 60.0
+JOIN_S = 120.0
 
 
 def note_address(session: Session) -> None:
@@ -25,12 +27,13 @@ def note_address(session: Session) -> None:
 
 
 @contextmanager
-def attached(run: str, address: str) -> Iterator[Session]:
+def attached(run: str, address: str, join_s: float = JOIN_S) -> Iterator[Session]:
     """The session of the newest start of a run, for calls with a deadline of their own; connected within the block.
 
     Args:
         run: run directory as the run printed it; it need not be mounted here.
         address: of its cluster, as rlloop.loop.joining.find_address found it before Ray was imported.
+        join_s: deadline of joining it; beyond it the process ends with one line, as Ray's own wait may have no end.
     Raises:
         ValueError: no such run goes on.
     """
@@ -38,7 +41,8 @@ def attached(run: str, address: str) -> Iterator[Session]:
 
     where = str(Path(run).expanduser().resolve())
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=True)
+        with hard_deadline(join_s, f"the command waits for the cluster at {address}"):
+            ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"cannot join the cluster at {address}: {str(error).splitlines()[0]}") from None
     try:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import takewhile
 
@@ -50,6 +50,8 @@ class Buffer(Journaled):
         roles = ("sampler", *self.config.scorer.all_pools)
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
         self.places: dict[str, str] = {}  # actor of this segment -> node on which it last arrived
+        self.nodes: dict[str, str] = {}  # worker of this segment, a process of an actor -> its node
+        self.lost: set[str] = set()  # workers of this segment whose node is gone
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
@@ -76,9 +78,14 @@ class Buffer(Journaled):
             return True
         return self._is_ending() and not any(map(self._is_begun, self.ledger.leased))
 
+    @in_turn
+    def was_cut(self, segment: int) -> bool:
+        """Whether a segment was told to end before its slots ran out."""
+        return bool(self.stop_reason) or segment == self.ledger.cut_segment
+
     def _is_ending(self) -> bool:
         """Whether this segment is cut short: what nobody has begun waits for the next one."""
-        return bool(self.stop_reason) or self.ledger.segment == self.ledger.cut_segment
+        return self.was_cut(self.ledger.segment)
 
     def _is_begun(self, ticket: int) -> bool:
         entry = self.ledger.tickets[ticket]
@@ -102,7 +109,12 @@ class Buffer(Journaled):
         """A worker of this segment has its model and awaits tickets; a gauge."""
         if segment == self.ledger.segment:
             self._saw(worker)
-            self.places[actor] = node
+            self.places[actor] = self.nodes[worker] = node
+
+    @in_turn
+    def nodes_lost(self, nodes: Set[str]) -> None:
+        """Nodes that are gone: who was on them died of that, not of a ticket. Told again and again; a gauge."""
+        self.lost |= {worker for worker, node in self.nodes.items() if node in nodes}
 
     def _saw(self, worker: str) -> None:
         self.workers[worker.partition("-")[0]].add(worker)
@@ -124,7 +136,7 @@ class Buffer(Journaled):
     def _begin(self, ticket: int, worker: str, together: bool) -> str:
         if self._is_ending() and not self._is_begun(ticket):
             return "skip"
-        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts, together)
+        record = gate.on_started(self.ledger, ticket, worker, self.config.loop.max_attempts, together, self.lost)
         if isinstance(record, r.Failed):
             return "failed"
         if record is not None:
@@ -132,12 +144,13 @@ class Buffer(Journaled):
         return "go" if self.ledger.tickets[ticket].state == "leased" else "skip"
 
     @in_turn
-    def has_work(self) -> bool:
-        """Whether a new segment would find a ticket that may start now."""
+    def wanted_version(self) -> int | None:
+        """The version that the tickets of a new segment would ask for; None where none may start now."""
         if self.stop_reason:
-            return False
+            return None
         probe = gate.whats_next(self.ledger, self.config.loop.max_staleness)
-        return isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and bool(self.ledger.leased))
+        has_work = isinstance(probe, gate.Grant) or (isinstance(probe, gate.Wait) and bool(self.ledger.leased))
+        return self.ledger.version if has_work else None
 
     # ---- the pools' sizes
 
@@ -291,6 +304,7 @@ class Buffer(Journaled):
     def selection(self, k: int) -> tuple[str, r.Selected | str]:
         """A pure read: ('rows', what is selected) | ('skip', why) | ('wait', '') | ('stop', why)."""
         with self._turn:
+            self._watch_disk()  # here and in `progress`: in a stage without tickets no gate asks
             selected = self.ledger.selections.get(k)
         with contextlib.suppress(OSError):  # then there is a reason to stop
             self._flush()
@@ -327,6 +341,7 @@ class Buffer(Journaled):
         They are taken only where they follow what is known: a buffer that was restarted knows none, says so, and is
         given all of them. Points that are known are not taken again.
         """
+        self._watch_disk()
         self.trainer_starts += state == "restored"
         self.trainer_state = state
         newest = self.points[-1].step if self.points else 0
@@ -410,3 +425,5 @@ class Buffer(Journaled):
         for seen in self.workers.values():
             seen.clear()
         self.places.clear()
+        self.nodes.clear()
+        self.lost.clear()

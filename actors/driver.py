@@ -20,8 +20,9 @@ from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
 from actors.controls import start_actors
 from actors.copier import Copier
-from actors.ending import end_at_once, is_inside_ray, shutdown
+from actors.ending import end_at_once, is_inside_ray, said, shutdown
 from actors.fit import TrainerThread
+from actors.heartbeat import SPARE_S, Heartbeat
 from actors.observer import Observer
 from actors.outcome import INTERRUPTED, Outcome, Signals, alarmed, decide, decide_last
 from actors.session import NoAnswer, Session
@@ -55,6 +56,10 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
         if hangs or is_inside_ray():
             end_at_once(status)
         return status
+    except Exception as error:
+        if is_inside_ray():
+            end_at_once(said(error))
+        raise
     finally:
         shutdown()
         lock.close()
@@ -120,29 +125,48 @@ def _drive(session: Session, view: LiveView, signals: Signals, copier: Copier, b
     startup.shrink_to_fit(session)
     trainer = TrainerThread(session)
     trainer.start()
-    observer, autoscaler, absentees = Observer(session, began, notes), Autoscaler(session), Absentees(session)
+    loop = session.config.loop
+    with Heartbeat(session.path, max(loop.stall_timeout_s, loop.wait_timeout_s) + SPARE_S) as heart:
+        return _watch(session, view, signals, copier, Observer(session, began, notes), trainer, heart)
+
+
+def _watch(
+    session: Session, view: LiveView, signals: Signals, copier: Copier, observer: Observer, trainer: TrainerThread,
+    heart: Heartbeat,
+):  # fmt: skip
+    """Watches a started run to its end; returns (outcome, last snapshot)."""
+    autoscaler, absentees = Autoscaler(session), Absentees(session)
+    heart.step("the event files")
     writer = RunWriter(session.path, session.config)
     view.phase("loading the models")
     outcome = None
     while outcome is None:
         time.sleep(TICK_S)
-        outcome = _show(observer, view, writer) or decide(session, signals, trainer, observer)
+        outcome = _show(observer, view, writer, heart)
+        heart.step("the buffer's report or the files of the watchdog")
+        outcome = outcome or decide(session, signals, trainer, observer)
         if copier.problem:
             outcome = outcome or Outcome("failed", copier.problem, 1)
         if outcome is None:
+            heart.step("Ray's list of nodes")
             autoscaler.look(observer.report)
             absentees.look(observer.report)
+    heart.step("the trainer's last checkpoint")
     trainer.is_ending = True
     _stop(session, outcome)
     view.phase("checkpointing and ending")
     trainer.join(timeout=min(outcome.patience_s, session.config.loop.wait_timeout_s))
+    heart.step("the disk with the last checkpoint")
     observer.read_stored_points()
     while outcome.status == "finished" and not observer.has_all_evaluations:
         time.sleep(TICK_S)
-        outcome = _show(observer, view, writer) or decide_last(session, signals, observer) or outcome
-    _show(observer, view, writer)
+        last = _show(observer, view, writer, heart)
+        heart.step("the files of the watchdog")
+        outcome = last or decide_last(session, signals, observer) or outcome
+    _show(observer, view, writer, heart)
     if outcome.status == "finished":
         outcome = alarmed(session, observer) or outcome
+    heart.step("the disk with the event files")
     writer.close()
     observer.storage.close()
     return outcome, observer.snapshot()
@@ -156,10 +180,13 @@ def _stop(session: Session, outcome: Outcome) -> None:
         log.warning("%s", error)
 
 
-def _show(observer: Observer, view: LiveView, writer: RunWriter) -> Outcome | None:
+def _show(observer: Observer, view: LiveView, writer: RunWriter, heart: Heartbeat) -> Outcome | None:
     """One tick of the views; a disk that takes no more events ends the run."""
+    heart.step("the answers of buffer, store, evaluator and pump")
     snapshot = observer.snapshot()
+    heart.step("the terminal")
     view.update(snapshot)
+    heart.step(f"the disk with the event files in {snapshot.run_dir}/tensorboard")
     try:
         writer.write(snapshot)
     except OSError as error:

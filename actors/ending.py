@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 
 from actors import watchdog
 from actors.controls import forget_actors
@@ -19,6 +20,15 @@ SHUTDOWN_S = 120.0
 def is_inside_ray() -> bool:
     """Whether a thread of ours may be: Ray cannot be taken down under it without the risk of a crash."""
     return any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate())
+
+
+def said(error: Exception) -> int:
+    """Prints an exception as the command would that it does not reach; the exit status that goes with it."""
+    if isinstance(error, ValueError):
+        print(f"rlloop: {error}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error, file=sys.stderr)
+    return 1
 
 
 def end_at_once(status: int) -> None:

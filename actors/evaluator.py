@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 from actors.session import Session
-from actors.store import fetch_arrays
+from actors.store import WeightsLost, fetch_arrays
 from rlloop.loop import stacks
 from rlloop.loop.snapshot import EvaluationResult, MomentClip
 from rlloop.recipes.evaluations import stored_results
@@ -73,7 +73,7 @@ class Evaluator:
                 version = self._next_version()
                 if version is not None:
                     self.state = f"evaluating version {version}"
-                    self._evaluate(version)
+                    self._try(version)
                 self.state = "idle"
                 self._listen()
                 time.sleep(0.5)
@@ -89,6 +89,13 @@ class Evaluator:
         stored = {result.version for result in self.results}
         required = self.session.plan.required_versions()
         return next_version(newest, stored, required, self.config.evaluation.in_between)
+
+    def _try(self, version: int) -> None:
+        """Evaluates a version; whose weights were lost on the way is tried again in the next round."""
+        try:
+            self._evaluate(version)
+        except WeightsLost as error:
+            self.session.note(f"{error}; tried again")
 
     def _evaluate(self, version: int) -> None:
         from rlloop.recipes.evaluations import evaluate, write_result

@@ -7,7 +7,7 @@ import math
 import threading
 
 from actors.session import Session
-from rlloop.loop.checkpoints import newest_marked
+from rlloop.loop.checkpoints import marked_at
 from rlloop.resources import node_request
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class TrainerThread(threading.Thread):
 
         fits, in_vain = 0, 0
         while True:
-            fits, newest = fits + 1, newest_marked(self.session.path)
+            fits, marked = fits + 1, marked_at(self.session.path)
             try:
                 self._fit(fits)
                 self.error = ""
@@ -37,7 +37,7 @@ class TrainerThread(threading.Thread):
                     return
                 self._free_resources()
                 self.error = " ".join(str(error).split())[-400:] or type(error).__name__
-                in_vain = in_vain + 1 if newest_marked(self.session.path) == newest else 0
+                in_vain = in_vain + 1 if marked_at(self.session.path) == marked else 0
                 most = self.session.config.trainer.max_failures if isinstance(error, RayActorError) else 0
                 if in_vain > most:
                     return

@@ -11,8 +11,7 @@ import ray
 
 from actors.session import Session
 from actors.storage import StorageWatch
-from rlloop.loop.checkpoints import newest_marked
-from rlloop.loop.points import read_points
+from rlloop.loop.checkpoints import stored_points
 from rlloop.loop.snapshot import EvaluationResult, MomentClip, PoolStats, Snapshot, TrainPoint
 from rlloop.recipes.result_feed import Known
 
@@ -67,8 +66,7 @@ class Observer:
 
     def read_stored_points(self) -> None:
         """Those of the newest checkpoint, once the trainer has ended: a buffer that died since lost its own."""
-        path = newest_marked(self.session.path)
-        self.stored = read_points(path) if path else []
+        self.stored = stored_points(self.session.path)
 
     @property
     def has_all_evaluations(self) -> bool:

@@ -12,7 +12,7 @@ from actors import watchdog
 from actors.fit import TrainerThread
 from actors.observer import Observer
 from actors.session import Session
-from rlloop.resources import show_bytes
+from rlloop.recipes.disk import over_limit
 
 STALLED_S = 20.0
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -55,14 +55,9 @@ def decide(session: Session, signals: Signals, trainer: TrainerThread, observer:
         return interrupted(signals)
     if not trainer.is_alive():  # what it last said may be newer than the last picture
         observer.report = session.call("driver", "buffer", "report", observer.last_step)
-    report, spilled, bound = observer.report, observer.storage.now.spilled or 0, session.config.limits.spill
-    if spilled > bound:
-        return Outcome(
-            "failed",
-            f"Ray has {show_bytes(spilled)} of objects on disk, limits.spill is {show_bytes(bound)}; raise "
-            "limits.object_store or limits.spill",
-            1,
-        )
+    report = observer.report
+    if too_much := over_limit(session.run_dir, session.config.limits, observer.storage.now):
+        return Outcome("failed", too_much, 1)
     if report.get("fatal"):
         return Outcome("failed", report["fatal"], 1)
     if observer.evaluator_error:

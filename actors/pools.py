@@ -104,7 +104,7 @@ class SamplerStage(Stage):
         """Loads a version unless this one or a newer is loaded.
 
         Raises:
-            ValueError, NoAnswer: it cannot be had; the segment ends and its tickets are leased anew.
+            ValueError, WeightsLost, NoAnswer: it cannot be had; the segment ends and its tickets are leased anew.
         """
         if self.sampler.version is None or self.sampler.version < version:
             found, arrays = fetch_arrays(self.session, self.worker, version)

@@ -16,10 +16,10 @@ from actors.session import Session
 from rlloop.data.rollouts import ScoredTicket
 from rlloop.data.ticket_rows import NO_TICKET, from_columns
 from rlloop.loop import stacks
+from rlloop.loop.barren import MAX_BARREN_SEGMENTS, barren_after
 from rlloop.resources import node_request
 
 log = logging.getLogger(__name__)
-MAX_BARREN_SEGMENTS = 3
 # Ray Data looks after its tasks every 0.1 s while any of them runs, so an actor with one task at hand would idle that
 # long after each. The next ones wait at the actor instead, and its second thread unpacks them; the model's calls stay
 # one after the other (Ray Data's default). A ticket takes its version when a sampler begins it: waiting ages nothing.
@@ -51,7 +51,7 @@ class Pump:
     def _run(self) -> None:
         barren = 0
         while self.state != "done":
-            if not self.session.call("pump", "buffer", "has_work"):
+            if not self._has_work():
                 self.state = "idle"
                 time.sleep(0.2)
                 continue
@@ -67,13 +67,30 @@ class Pump:
             except Exception:
                 error = traceback.format_exc()
                 log.warning("segment %d ended early: %s", self.segment, error)
-            barren = 0 if commits.counted else barren + 1
+            was_cut = not commits.counted and self.session.call("pump", "buffer", "was_cut", self.segment)
+            barren = barren_after(barren, committed=commits.counted, failed=bool(error), was_cut=was_cut)
             if barren >= MAX_BARREN_SEGMENTS:
                 last = error.strip().splitlines()[-1] if error else "no exception"
                 self.session.call(
                     "pump", "buffer", "stop", f"{barren} segments in a row without a commit; last: {last}"
                 )
                 self.state = "done"
+
+    def _has_work(self) -> bool:
+        """Whether a new segment would find a ticket that may start, and the store has the version it asks for.
+
+        It has not where the checkpoint of a published version is damaged: samplers would ask in vain, until the
+        trainer has fallen back and made that version again. Asked in this order: what is published is in the store.
+        """
+        wanted = self.session.call("pump", "buffer", "wanted_version")
+        if wanted is None:
+            return False
+        stored = self.session.call("pump", "store", "newest")
+        if stored >= wanted:
+            return True
+        text = f"sampling waits: version {wanted} is published, the newest valid checkpoint is of version {stored}"
+        self.session.tell("buffer", "note", f"{text}; the trainer makes version {wanted} again")
+        return False
 
     def _scored_slots(self, sizes: Mapping[str, int]) -> Iterator[list[ScoredTicket]]:
         """Yields the tickets of each slot of one segment as they are scored.

@@ -26,12 +26,12 @@ CORPUS_FILE = "corpus.json"
 CALL_TIMEOUT_S = 20.0
 
 
-class NoAnswer(RuntimeError):
-    """A wait across processes that met its deadline; names who waits for whom and since when."""
+class NoAnswer(TimeoutError):
+    """A wait across processes that met its deadline; names who waits for whom and since when, and the last error."""
 
-    def __init__(self, who: str, whom: str, what: str, seconds: float) -> None:
-        super().__init__(f"{who} waits for {whom}.{what} since {seconds:.0f} s; last error below, logs: ray logs")
-        self.args_for_pickle = (who, whom, what, seconds)
+    def __init__(self, who: str, whom: str, what: str, seconds: float, last: str = "none") -> None:
+        super().__init__(f"{who} waits for {whom}.{what} since {seconds:.0f} s; last error: {last}; logs: ray logs")
+        self.args_for_pickle = (who, whom, what, seconds, last)
 
     def __reduce__(self):
         return (NoAnswer, self.args_for_pickle)
@@ -117,8 +117,14 @@ class Session:
                     raise
                 self._handles.pop(name, None)
                 if time.monotonic() - began > limit:
-                    raise NoAnswer(who, name, method, time.monotonic() - began) from error
+                    raise NoAnswer(who, name, method, time.monotonic() - began, first_line(error)) from error
                 time.sleep(0.2)
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line: its kind, and the first line of what it says, if any."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0].strip()}" if said else type(error).__name__
 
 
 def namespace_of(run_dir: str, epoch: int) -> str:

@@ -1,7 +1,7 @@
 """Storage gauges of a run: a thread of the driver that counts bytes every few seconds, so that no view waits for it.
 
-Folders it lists are bounded themselves: kept checkpoints, journal parts, event files. What grows faster is counted by
-who writes it: rollouts by the buffer, clips by the evaluator.
+Folders it lists are bounded themselves: kept checkpoints, averages, journal parts, event files. What grows faster is
+counted by who writes it: rollouts by the buffer, clips by the evaluator.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 
 from rlloop.loop.snapshot import Storage
-from rlloop.recipes.disk import folder_bytes, free_bytes
+from rlloop.recipes.disk import checkpoint_bytes, folder_bytes, free_bytes
 
 log = logging.getLogger(__name__)
 EVERY_S = 5.0
@@ -47,7 +47,7 @@ def measure(run_dir: Path, address: str) -> Storage:
     """Bytes by kind now; rollouts and clips are not counted here. `address` is of Ray's control store."""
     used, limit = object_store_bytes(address)
     return Storage(
-        checkpoints=folder_bytes(run_dir / "checkpoints", "*/*"),
+        checkpoints=checkpoint_bytes(run_dir),
         events=folder_bytes(run_dir / "tensorboard"),
         journal=folder_bytes(run_dir / "journal") + folder_bytes(run_dir / "journal" / "archive"),
         object_store=used,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 
-from actors.session import NoAnswer, Session
+from actors.session import NoAnswer, Session, first_line
 from rlloop.loop import checkpoints, stacks
 
 KEPT_GAUGES = 64  # versions whose way to the samplers is shown
@@ -114,23 +115,35 @@ class PolicyStore:
             del self.kept[version]
 
 
-def fetch_arrays(session: Session, who: str, version: int | None) -> tuple[int, Mapping[str, np.ndarray]]:
+class WeightsLost(RuntimeError):
+    """The object with a version's weights went away again and again: its node or its owner did. It can be had later."""
+
+
+def fetch_arrays(
+    session: Session, who: str, version: int | None, get: Callable[..., Any] = ray.get
+) -> tuple[int, Mapping[str, np.ndarray]]:
     """Gets a version's arrays (read-only, shared memory) and verifies their checksum.
 
+    Args:
+        get: Ray's, or a stand-in.
     Raises:
         ValueError: the checksum fails twice, also after a read from the checkpoint.
+        WeightsLost: the object was lost, also after a read from the checkpoint.
+        NoAnswer: it did not come in time.
     """
     ref: PolicyRef = session.call(who, "store", "fetch", version)
+    problem: Exception | None = None
     for _ in range(2):
         try:
-            arrays = ray.get(ref.arrays[0], timeout=session.config.loop.wait_timeout_s)
+            arrays = get(ref.arrays[0], timeout=session.config.loop.wait_timeout_s)
             if checkpoints.arrays_checksum(arrays) == ref.checksum:
                 return ref.version, arrays
-        except ray.exceptions.ObjectLostError:  # includes OwnerDiedError: the store was restarted meanwhile
-            pass
-        except ray.exceptions.GetTimeoutError:
-            raise NoAnswer(
-                who, "store", f"arrays of version {ref.version}", session.config.loop.wait_timeout_s
-            ) from None
+            problem = ValueError(f"{who}: version {ref.version} fails its checksum {ref.checksum:08x}, read anew, too")
+        except ray.exceptions.ObjectLostError as error:  # includes OwnerDiedError: the store was restarted meanwhile
+            problem = WeightsLost(f"{who}: the weights of version {ref.version} were lost twice ({first_line(error)})")
+        except ray.exceptions.GetTimeoutError as error:
+            what, seconds = f"arrays of version {ref.version}", session.config.loop.wait_timeout_s
+            raise NoAnswer(who, "store", what, seconds, first_line(error)) from None
         ref = session.call(who, "store", "forget", ref.version)
-    raise ValueError(f"{who}: version {ref.version} fails its checksum {ref.checksum:08x} twice")
+    assert problem is not None
+    raise problem

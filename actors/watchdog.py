@@ -25,16 +25,18 @@ from rlloop.loop.waits import who_waits
 
 log = logging.getLogger(__name__)
 DEADLINE_S = 30.0
+SPARE_S = 5.0  # for the folder and the report, beside the parts
 KEPT = 5
 PARTS = ("ledger", "stacks", "nodes")  # threads that gather them
 
 
-def ring(session: Session, why: str, report: dict[str, Any], last_step: float) -> str:
+def ring(session: Session, why: str, report: dict[str, Any], last_step: float, deadline_s: float = DEADLINE_S) -> str:
     """Writes run_dir/watchdog/TIME; one line: `why`, who waits for whom since when, and the folder.
 
     Args:
         report: what the buffer last said of itself (Buffer.report), perhaps a while ago.
         last_step: unix seconds of the last update.
+        deadline_s: for each part; what is not written by then is named in the line.
     """
     folder = session.path / "watchdog" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     told = [f"tickets: {report.get('tickets', {})}"]  # where the journal cannot be read
@@ -44,15 +46,21 @@ def ring(session: Session, why: str, report: dict[str, Any], last_step: float) -
         lambda: _dump_other_nodes(session, folder),
     )
     parts = dict(zip(PARTS, work, strict=True))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        left = within(DEADLINE_S, parts)
-        (folder / "report.json").write_text(json.dumps({"why": why, "waits": told[0], **report}, default=str, indent=1))
-        for old in sorted(folder.parent.iterdir())[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        left = [f"nothing can be written there ({error.strerror})"]
-    unfinished = f", without {', '.join(left)}" if left else ""
+    left = list(PARTS)  # until the folder is there
+
+    def gather() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            left[:] = within(deadline_s, parts)
+            written = json.dumps({"why": why, "waits": told[0], **report}, default=str, indent=1)
+            (folder / "report.json").write_text(written)
+            for old in sorted(folder.parent.iterdir())[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            left[:] = [f"nothing can be written there ({error.strerror})"]
+
+    late = within(deadline_s + SPARE_S, {"report": gather})
+    unfinished = f", without {', '.join([*left, *late])}" if left or late else ""
     return f"{why}: {told[0]}; ledger and stacks: {folder}{unfinished}"
 
 

@@ -8,7 +8,10 @@ and on a cluster of three nodes of which any but the driver's may be lost. A kil
 all else the run has to help itself. After each recovery the journal is replayed: no ticket in two selections, none
 lost, versions monotonic, staleness within its bound. At the end every point of the curves is there once, and a
 synchronous run has the weights, selections and losses of one that nobody disturbed, bit by bit. One line a kill and one
-a run go to bench/chaos.jsonl, a table of all of them into bench/results.md. A run with a violation keeps its folder.
+a run go to bench/chaos.jsonl, a table of them into bench/results.md. A run with a violation keeps its folder.
+
+Kills count for the code they were made on: after a change of actors/, rlloop/ or this bench it begins anew, and the
+table says of earlier ones only how many they were.
 """
 
 from __future__ import annotations
@@ -25,13 +28,23 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.chaos_checks import Results
 from bench.chaos_cluster import Machines
 from bench.chaos_killer import Orders
-from bench.chaos_report import Line, append_lines, find_reference, read_lines, reference_line, report, run_lines
+from bench.chaos_report import (
+    Line,
+    append_lines,
+    code_state,
+    find_reference,
+    of_code,
+    read_lines,
+    reference_line,
+    report,
+    run_lines,
+)
 from bench.chaos_roles import WEIGHTS
 from bench.chaos_run import PRESET, ChaosRun, Outcome
 from bench.results import RESULTS, write_section
@@ -53,6 +66,7 @@ class Settings:
     lines: Path
     out: Path
     overrides: Sequence[str]
+    code: str = field(default_factory=code_state)
 
     @property
     def name(self) -> str:
@@ -76,12 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if left(settings, lines) <= 0:
                 break
             outcome = one_run(settings, lines, reference)
-            write_section(SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d")), settings.out)
+            write_section(
+                SECTION, report(read_lines(settings.lines), time.strftime("%Y-%m-%d"), settings.code), settings.out
+            )
             if outcome.violations:
                 shutil.copytree(folder, settings.folder / f"ray-{time.strftime('%H%M%S')}", **LOGS_ONLY)
-    lines = read_lines(settings.lines)
+    lines = of_code(read_lines(settings.lines), settings.code)
     violations = [what for line in lines for what in line.get("violations", ())]
-    print(f"{sum(line['kind'] == 'kill' for line in lines)} kills, {len(violations)} violations; {settings.out}")
+    kills = sum(line["kind"] == "kill" for line in lines)
+    print(f"{kills} kills of code {settings.code}, {len(violations)} violations; {settings.out}")
     return int(bool(violations))
 
 
@@ -97,7 +114,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--kills", type=int, default=200, help="of this seed and these overrides, those of earlier calls counted"
+        "--kills", type=int, default=200, help="of this code, seed and overrides; those of earlier calls counted"
     )
     parser.add_argument("--runs", type=int, help="at most so many of this call; default: until the kills are there")
     parser.add_argument("--seed", type=int, default=0, help="decides roles and moments")
@@ -116,20 +133,21 @@ def parse(arguments: Sequence[str] | None) -> Settings:
 
 
 def left(settings: Settings, lines: Sequence[Line]) -> int:
-    """Kills that are still to be made."""
+    """Kills that are still to be made: those of other code do not count."""
     mine = (settings.seed, settings.name)
-    return settings.kills - sum(line["kind"] == "kill" and (line["seed"], line["settings"]) == mine for line in lines)
+    kills = [line for line in of_code(lines, settings.code) if line["kind"] == "kill"]
+    return settings.kills - sum((line["seed"], line["settings"]) == mine for line in kills)
 
 
 def undisturbed(settings: Settings) -> Results | None:
-    """What the undisturbed run of these settings comes to; it is made where the file of results has none.
+    """What the undisturbed run of these settings comes to; it is made where the file has none of this code.
 
     Raises:
         SystemExit: something is wrong with it already.
     """
     if not settings.is_synchronous:
         return None
-    found = find_reference(read_lines(settings.lines), settings.name)
+    found = find_reference(of_code(read_lines(settings.lines), settings.code), settings.name)
     if found is not None:
         return found
     log.info("the undisturbed run")
@@ -137,7 +155,7 @@ def undisturbed(settings: Settings) -> Results | None:
     outcome = ChaosRun(run_dir, Orders(settings.seed, 0, 0, {}, {}), settings.overrides).play(None)
     if outcome.violations or outcome.results is None:
         raise SystemExit(f"the undisturbed run is not well, nothing can be compared with it: {outcome.violations}")
-    append_lines(settings.lines, [reference_line(outcome, settings.name)])
+    append_lines(settings.lines, [reference_line(outcome, settings.name, settings.code)])
     return outcome.results
 
 
@@ -147,7 +165,7 @@ def one_run(settings: Settings, lines: Sequence[Line], reference: Results | None
     number = len(runs)
     on_cluster = number % SHARE_ON_CLUSTER == 1
     weights = {role: weight for role, weight in WEIGHTS.items() if on_cluster or role != "node"}
-    counts = Counter(line["role"] for line in kills)
+    counts = Counter(line["role"] for line in of_code(kills, settings.code))
     most = min(left(settings, lines), MOST_KILLS_OF_A_RUN)
     orders = Orders(settings.seed, len(kills), most, weights, counts)
     topology = "three nodes" if on_cluster else "one node"
@@ -159,9 +177,10 @@ def one_run(settings: Settings, lines: Sequence[Line], reference: Results | None
     finally:
         if machines:
             machines.close()
-    append_lines(
-        settings.lines, run_lines(outcome, run=number, seed=settings.seed, topology=topology, settings=settings.name)
+    found = run_lines(
+        outcome, run=number, seed=settings.seed, topology=topology, settings=settings.name, code=settings.code
     )
+    append_lines(settings.lines, found)
     log.info(
         "run %d: %d kills, %d violations, %.0f s", number, len(outcome.kills), len(outcome.violations), outcome.seconds
     )

@@ -40,6 +40,19 @@ def recovered_at(kill: Kill, sight: Sight) -> float | None:
     return None if None in times else max(times, default=kill.time)
 
 
+def never_recovered(kills: Sequence[Kill], num_versions: int) -> list[str]:
+    """Kills after which a role did no more work though there was some.
+
+    That is, two generations or more were to come after the one in which it was killed: in a shorter time its
+    replacement may find nothing left to do.
+    """
+    return [
+        f"kill {kill.number} ({kill.role}) at version {kill.version} of {num_versions}: it never worked again"
+        for kill in kills
+        if kill.recovered is None and num_versions - kill.version - 1 >= 2
+    ]
+
+
 def _first(times: Sequence[float], after: float) -> float | None:
     return min((time for time in times if time > after), default=None)
 

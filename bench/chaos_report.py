@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from bench.chaos_roles import WEIGHTS, Kill
 from bench.chaos_run import Outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CODE = ("actors/**/*.py", "rlloop/**/*.py", "bench/chaos*.py", "bench/chaos*.yaml")
 Line = dict
 
 
@@ -32,22 +34,23 @@ def append_lines(path: Path, lines: Sequence[Line]) -> None:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def reference_line(outcome: Outcome, settings: str) -> Line:
+def reference_line(outcome: Outcome, settings: str, code: str) -> Line:
     return {
-        "kind": "reference", "settings": settings, "commit": commit(), "seconds": round(outcome.seconds, 1),
-        "violations": outcome.violations, "results": asdict(outcome.results) if outcome.results else None,
+        "kind": "reference", "settings": settings, "commit": commit(), "code": code,
+        "seconds": round(outcome.seconds, 1), "violations": outcome.violations,
+        "results": asdict(outcome.results) if outcome.results else None,
     }  # fmt: skip
 
 
 def find_reference(lines: Sequence[Line], settings: str) -> Results | None:
-    """What the undisturbed run of these settings came to."""
+    """What the undisturbed run of these settings came to; `lines` are of one code."""
     found = [line["results"] for line in lines if line["kind"] == "reference" and line["settings"] == settings]
     return Results(**found[-1]) if found and found[-1] else None
 
 
-def run_lines(outcome: Outcome, *, run: int, seed: int, topology: str, settings: str) -> list[Line]:
+def run_lines(outcome: Outcome, *, run: int, seed: int, topology: str, settings: str, code: str) -> list[Line]:
     """One line a kill and one for their run."""
-    common = {"run": run, "seed": seed, "topology": topology, "settings": settings, "commit": commit()}
+    common = {"run": run, "seed": seed, "topology": topology, "settings": settings, "commit": commit(), "code": code}
     alone = {kill.number for kill in outcome.kills if is_alone(kill, outcome.kills)}
     lines: list[Line] = [
         {
@@ -83,6 +86,23 @@ def is_alone(kill: Kill, kills: Sequence[Kill]) -> bool:
     return all(other is kill or end(other) < kill.time or other.time > end(kill) for other in kills)
 
 
+def code_state(root: Path = REPOSITORY) -> str:
+    """A hash of the files whose change makes earlier kills prove nothing: loop, method, and this bench.
+
+    Of the files as they lie there, not of a commit: one that only adds results or words is the same code, and changes
+    without a commit are not.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in CODE for path in root.glob(pattern)}):
+        digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def of_code(lines: Sequence[Line], code: str) -> list[Line]:
+    """Those of this code; lines of earlier times name none."""
+    return [line for line in lines if line.get("code") == code]
+
+
 def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
@@ -101,15 +121,18 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def report(lines: Sequence[Line], date: str) -> str:
-    """The section's body: what was killed, what was wrong, and how long recovery took; a part for each settings."""
-    runs = [line for line in lines if line["kind"] == "run"]
+def report(lines: Sequence[Line], date: str, code: str) -> str:
+    """The section's body: what was killed, what was wrong, and how long recovery took; a part for each settings.
+
+    Kills of earlier code are only counted.
+    """
+    mine = of_code(lines, code)
+    runs = [line for line in mine if line["kind"] == "run"]
     violations = [(line["run"], what) for line in runs for what in line["violations"]]
-    body = [
-        f"`make chaos`, {date}, {machine()}, shared. Commits: {', '.join(dict.fromkeys(r['commit'] for r in runs))}."
-    ]
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in runs))
+    body = [f"`make chaos`, {date}, {machine()}, shared. Commits: {commits}; code {code}."]
     for settings in dict.fromkeys(line["settings"] for line in runs):
-        body += ["", *_part(settings, [line for line in lines if line.get("settings") == settings])]
+        body += ["", *_part(settings, [line for line in mine if line.get("settings") == settings])]
     body += [
         "",
         "Seconds from the kill until work was done again. *Alone*: nothing else was down meanwhile; the first three "
@@ -117,8 +140,16 @@ def report(lines: Sequence[Line], date: str) -> str:
         "",
         *(f"- {role}: until {DEFINITIONS[role]}" for role in WEIGHTS),
     ]
+    earlier = [line for line in lines if line.get("code") != code]
+    body += ["", f"Not in the table: {_counted(earlier)}."] if earlier else []
     body += ["", "Violations:", *(f"- run {run}: {what}" for run, what in violations)] if violations else []
     return "\n".join(body)
+
+
+def _counted(earlier: Sequence[Line]) -> str:
+    kills = sum(line["kind"] == "kill" for line in earlier)
+    violations = sum(len(line.get("violations", ())) for line in earlier)
+    return f"earlier code: {kills} kills, {violations} violations"
 
 
 def _part(settings: str, lines: Sequence[Line]) -> list[str]:

@@ -18,10 +18,11 @@ import psutil
 from bench.chaos_checks import Results, breaches_at_end, breaches_so_far, differences, results_of
 from bench.chaos_cluster import Machines
 from bench.chaos_killer import Killer, Orders
-from bench.chaos_recovery import Sight, marker_times, recovered_at
+from bench.chaos_recovery import Sight, marker_times, never_recovered, recovered_at
 from bench.chaos_roles import Kill, find_processes
 from rlloop.config import load
 from rlloop.loop.journal import Journal
+from rlloop.loop.plan import Plan
 
 log = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -172,7 +173,8 @@ class ChaosRun:
         found = [record for record, _ in Journal(self.run_dir / "journal" / "journal.log").read()]
         path = self.run_dir / "summary.json"
         summary = json.loads(path.read_text()) if path.exists() else {}
-        for breach in [*breaches_at_end(self.run_dir, found, self.config, summary), *self._left_behind()]:
+        idle = never_recovered(self.killer.kills, Plan.from_config(self.config).num_versions)
+        for breach in [*breaches_at_end(self.run_dir, found, self.config, summary), *idle, *self._left_behind()]:
             self._violate(breach)
         try:
             results = results_of(self.run_dir, found, self.config)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from rlloop.config.run import Config
 from rlloop.config.sections import Section
+from rlloop.config.trust import redacted
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -38,7 +39,7 @@ def read_raw(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: not readable as YAML: {redacted(' '.join(str(error).split()))}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: holds a {type(raw).__name__}; expected a mapping such as 'seed: 0'")
     return raw
@@ -66,7 +67,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets `a.b.0.c=value` in the raw mapping; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"override '{override}' has no '='; expected key=value, as in sampler.num_actors=2")
+        raise ValueError(f"override '{redacted(override)}' has no '='; expected key=value, as in sampler.num_actors=2")
     try:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
@@ -79,7 +80,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         else:
             here = here.setdefault(part, {})
         if not isinstance(here, dict | list):
-            raise ValueError(f"override '{override}': '{'.'.join(parents[: depth + 1])}' is a value, not a section")
+            raise ValueError(f"override '{key}': '{'.'.join(parents[: depth + 1])}' is a value, not a section")
     if isinstance(here, list):
         here[index_in(here, last, key)] = value
     else:
@@ -106,7 +107,8 @@ def explain(error: ValidationError) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown key '{where}'; {hint}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (found {first.get('input')!r})" if where else message
+    found = redacted(first.get("input"), where)
+    return redacted(f"{where}: {message} (found {found!r})" if where else message)
 
 
 def known_keys(loc: tuple[int | str, ...]) -> list[str]:

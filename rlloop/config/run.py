@@ -60,7 +60,9 @@ class Limits(Section):
         ge=80 * 2**20,
         description="Ray's object store on this machine (a cluster has its own); null: Ray's choice",
     )
-    spill: ByteSize = Field(ByteSize(16 * 2**30), description="objects that Ray writes to disk; more ends the run")
+    spill: ByteSize = Field(
+        ByteSize(16 * 2**30), description="objects that Ray writes to the disk of the driver's node; more ends the run"
+    )
 
 
 class Alarm(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from rlloop.config.rewards import RewardPool
 from rlloop.config.sections import Sampler
@@ -13,36 +13,86 @@ from rlloop.config.sections import Sampler
 if TYPE_CHECKING:
     from rlloop.config.run import Config
 
-SECRET_KEY = re.compile(r"(?i)(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$")
-SECRET_VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|(AKIA|ASIA)[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})"
+# Of a key's parts, in small letters with words apart: apiToken is api_token. Plain `tokens` and `x_token` are secrets,
+# but not counts of text tokens (max_tokens) nor the names of special ones (pad_token).
+SECRET_KEY = re.compile(
+    r"(^|_)((?<!max_)(?<!min_)(?<!num_)(?<!of_)(?<!n_)(?<!pad_)(?<!eos_)(?<!bos_)(?<!mask_)(?<!unk_)(?<!sep_)(?<!cls_)"
+    r"tokens?|passwords?|passwd|pwd|passphrase|secrets?|credentials?|auth|authorization|bearer|apikey|accesskey"
+    r"|(api|access|private|secret|signing|encryption|ssh|auth|account|hf|hub|huggingface|wandb|openai|aws|gcp|azure)"
+    r"_?keys?)$"
 )
+SECRET_QUERY = re.compile(r"(^|_)(sig|signature|key)$")  # of an address, beside the words above
+SECRET_VALUE = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|(AKIA|ASIA)[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,}"
+    r"|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}|[Bb]earer\s+[A-Za-z0-9._~+/=-]{16,})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
+)
+HIDDEN = "***"
 BUILT_IN = tuple(section.model_fields["target"].default for section in (Sampler, RewardPool))
 ADVICE = "a configuration is stored and shown; give it by an environment variable, such as HF_TOKEN"
 
 
 def secret_problems(config: Config) -> list[str]:
     """A line for each value that looks like a secret; the value itself is not in it."""
-    found = []
-    for key, value in _leaves(config.model_dump(mode="json")):
-        if not isinstance(value, str):
-            continue
-        if SECRET_KEY.search(key.rpartition(".")[2]) and value:
-            found.append(f"{key}: by its name this is a secret, and {ADVICE}")
-        elif SECRET_VALUE.search(value):
-            found.append(f"{key}: holds an access token, and {ADVICE}")
-        elif has_password(value):
-            found.append(f"{key}: holds an address with a password, and {ADVICE}")
-    return found
+    return [
+        f"{key}: {problem}, and {ADVICE}"
+        for key, value in _leaves(config.model_dump(mode="json"))
+        if (problem := _problem(key, value))
+    ]
+
+
+def _problem(key: str, value: Any) -> str:
+    """What is secret about a value, by its key or by itself; '' for nothing. Numbers may be passwords, truths not."""
+    if not value or isinstance(value, bool):
+        return ""
+    if any(map(is_secret_key, key.split("."))):
+        return "by its name this is a secret"
+    if not isinstance(value, str):
+        return ""
+    if SECRET_VALUE.search(value):
+        return "holds an access token"
+    if has_password(value):
+        return "holds an address with a password"
+    return "holds an address with a token" if has_token(value) else ""
+
+
+def is_secret_key(part: str) -> bool:
+    """Whether one part of a dotted key names a secret."""
+    return bool(SECRET_KEY.search(_words_apart(part)))
+
+
+def _words_apart(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
 
 
 def has_password(value: str) -> bool:
-    if "://" not in value:
-        return False
-    try:
-        return any(urlsplit(word).password for word in value.split())
-    except ValueError:
-        return False
+    return any(address.password for address in _addresses(value))
+
+
+def has_token(value: str) -> bool:
+    """Whether an address in it has a signature or a token among its parameters."""
+    names = [name for address in _addresses(value) for name, _ in parse_qsl(address.query)]
+    return any(is_secret_key(name) or SECRET_QUERY.search(_words_apart(name)) for name in names)
+
+
+def _addresses(value: str) -> Iterator[SplitResult]:
+    for word in value.split() if "://" in value else ():
+        try:
+            yield urlsplit(word)
+        except ValueError:
+            continue
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """A value as it may be shown in a message: what looks like a secret in it is hidden."""
+    if isinstance(value, dict):
+        return {name: redacted(inner, f"{key}.{name}") for name, inner in value.items()}
+    if isinstance(value, list):
+        return [redacted(inner, f"{key}.{n}") for n, inner in enumerate(value)]
+    if isinstance(value, str) and not any(map(is_secret_key, key.split("."))):
+        shown = SECRET_VALUE.sub(HIDDEN, value)
+        return " ".join(HIDDEN if has_password(word) or has_token(word) else word for word in shown.split(" "))
+    return HIDDEN if _problem(key, value) else value
 
 
 def named_code(config: Config) -> list[tuple[str, str]]:

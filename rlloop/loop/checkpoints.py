@@ -6,6 +6,7 @@ A checkpoint is named by (version, step): version k with 0 < step is inside gene
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlloop.loop.files import as_kind, is_file_name, plain_file_size, read_json
+from rlloop.loop.journal import sync_folder, write_durably
 from rlloop.loop.points import POINTS, read_points
+from rlloop.loop.snapshot import TrainPoint
 
 log = logging.getLogger(__name__)
 MARKER = "marker.json"
@@ -99,15 +102,14 @@ def write_marker(
     variant: str | None = None,
 ) -> Marker:
     """Lists the files of a complete checkpoint and marks it. Call after every rank has written its part."""
-    scratch = path / f"{MARKER}.tmp"
-    names = sorted(p.name for p in path.iterdir() if p.name not in (MARKER, scratch.name))
+    names = sorted(p.name for p in path.iterdir() if p.name not in (MARKER, f"{MARKER}.tmp"))
     files = {name: ((path / name).stat().st_size, file_checksum(path / name)) for name in names}
     marker = Marker(version, step, stage, digest, world_size, files, weights_checksum, variant)
-    with scratch.open("w") as file:
-        json.dump(asdict(marker), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path / MARKER)  # whole or not there: half a marker of version 0 would be refused for ever
+    for place in (path, path.parent, path.parent.parent):  # first what it vouches for: the files have their names
+        sync_folder(place)
+    # Whole or not there: half a marker of version 0 would be refused for ever. And there for good before the journal
+    # says that this version is published.
+    write_durably(path / MARKER, json.dumps(asdict(marker)).encode())
     return marker
 
 
@@ -119,17 +121,25 @@ def read_marker(path: Path) -> Marker:
     """
     marker = parse_marker(path)
     for name, (size, crc) in marker.files.items():
-        part = path / name
-        found = plain_file_size(part)  # first: a size that is wrong costs no read
-        if found != size:
-            raise ValueError(f"{part}: has {found} bytes, its marker says {size}")
-        try:
-            checksum = file_checksum(part)
-        except OSError as error:  # removed as an old one at this very moment
-            raise ValueError(f"{part}: {error.strerror}") from None
-        if checksum != crc:
-            raise ValueError(f"{part}: fails its checksum {crc & 0xFFFFFFFF:08x}")
+        check_file(path / name, size, crc)
     return marker
+
+
+def check_file(part: Path, size: int, crc: int) -> None:
+    """A file of a checkpoint is as its marker says.
+
+    Raises:
+        ValueError: it is not, or not there; one line.
+    """
+    found = plain_file_size(part)  # first: a size that is wrong costs no read
+    if found != size:
+        raise ValueError(f"{part}: has {found} bytes, its marker says {size}")
+    try:
+        checksum = file_checksum(part)
+    except OSError as error:  # removed as an old one at this very moment
+        raise ValueError(f"{part}: {error.strerror}") from None
+    if checksum != crc:
+        raise ValueError(f"{part}: fails its checksum {crc & 0xFFFFFFFF:08x}")
 
 
 def parse_marker(path: Path) -> Marker:
@@ -257,9 +267,30 @@ def newest(
     return None
 
 
-def newest_marked(run_dir: Path) -> Path | None:
-    """The newest checkpoint with a marker, whatever it is worth; None where there is none."""
-    return max((path.parent for path in run_dir.glob(f"checkpoints/v*-s*/{MARKER}")), default=None)
+def marked_at(run_dir: Path) -> int:
+    """When a checkpoint was last marked, in nanoseconds; 0 where none is. It changes with each that is made.
+
+    Unlike the newest name: a trainer that falls back over a damaged checkpoint makes earlier ones for a while.
+    """
+    times = [0]
+    for path in run_dir.glob(f"checkpoints/v*-s*/{MARKER}"):
+        with contextlib.suppress(FileNotFoundError):  # pruned at this moment
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+def stored_points(run_dir: Path, refused: Callable[[str], None] = log.warning) -> list[TrainPoint]:
+    """The curves' points in the newest checkpoint whose marker vouches for them; nothing else of it is read."""
+    for path in sorted((path.parent for path in run_dir.glob(f"checkpoints/v*-s*/{MARKER}")), reverse=True):
+        try:
+            marker = parse_marker(path)
+            if POINTS not in marker.files:
+                return []  # version 0
+            check_file(path / POINTS, *marker.files[POINTS])
+            return read_points(path)
+        except ValueError as error:
+            refused(f"points refused, using those of the checkpoint before: {error}")
+    return []
 
 
 def _own_shapes(run_dir: Path) -> dict[str, tuple[int, ...]] | None:

@@ -5,7 +5,7 @@ Each function reads the ledger and returns a decision as a value; the buffer jou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from rlloop.loop import records as r
@@ -104,18 +104,28 @@ def must_part(ledger: Ledger, tickets: Sequence[int], worker: str) -> bool:
 
 
 def on_started(
-    ledger: Ledger, ticket: int, worker: str, max_attempts: int, together: bool = False
+    ledger: Ledger,
+    ticket: int,
+    worker: str,
+    max_attempts: int,
+    together: bool = False,
+    lost: Set[str] = frozenset(),
 ) -> r.Started | r.Failed | None:
     """A worker begins. Another of its role that began it last of all and never finished died of it: an attempt.
 
     Where that one had begun another ticket of its slot since, it had finished this one and died of the other. A
     worker's name begins with its role, as in sampler-17.
+
+    Args:
+        together: with others of its slot.
+        lost: workers that went with their node. That was not the ticket's doing, so it is no attempt.
     """
     entry = ledger.tickets[ticket]
     before = entry.workers.get(worker.partition("-")[0])
     if entry.state != "leased" or before == worker:
         return None
-    attempts = entry.attempts + (before is not None and ledger.at_hand.get(before) == ticket)
+    died_of_it = before is not None and before not in lost and ledger.at_hand.get(before) == ticket
+    attempts = entry.attempts + died_of_it
     if attempts >= max_attempts:
         return r.Failed(ticket, f"its worker died {attempts} times while computing it")
     return r.Started(ticket, worker, attempts, together)

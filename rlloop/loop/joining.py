@@ -18,7 +18,7 @@ def joins_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
-    """Settings that Ray reads when it is imported; what is set already stays (docs/decisions/0021).
+    """Settings that Ray reads when it is imported; what is set already stays (docs/decisions/0019).
 
     A Ray of our own listens on loopback alone and wants its token. A cluster is joined with the token that is at hand:
     Ray itself turns tokens on only where it starts one.

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlloop.loop.files import read_as
+from rlloop.loop.journal import write_durably
 from rlloop.loop.snapshot import TrainPoint
 
 POINTS = "points.json"
@@ -26,7 +27,8 @@ class Heard:
 
 
 def write_points(checkpoint: Path, points: Iterable[TrainPoint]) -> None:
-    (checkpoint / POINTS).write_text(json.dumps([asdict(point) for point in points]))
+    """Writes those of a checkpoint, to disk: its marker vouches for them."""
+    write_durably(checkpoint / POINTS, json.dumps([asdict(point) for point in points]).encode())
 
 
 def read_points(checkpoint: Path) -> list[TrainPoint]:

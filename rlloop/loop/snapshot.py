@@ -101,7 +101,7 @@ class Storage:
     """Bytes that a run takes and what is left; None where it is not known. `clips` are those in audio/."""
 
     rollouts: int | None = None
-    checkpoints: int | None = None
+    checkpoints: int | None = None  # and stored averages
     clips: int | None = None
     events: int | None = None
     journal: int | None = None

@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 from rlloop.config import Config
+from rlloop.config.run import Limits
 from rlloop.loop.checkpoints import WEIGHTS, folder
+from rlloop.loop.snapshot import Storage
 from rlloop.resources import show_bytes
 
 SPARE_BYTES = 64 * 2**20
@@ -64,6 +66,30 @@ def full_disk(run_dir: Path, free: int, least: int) -> str:
     )
 
 
+def over_limit(run_dir: Path | str, limits: Limits, now: Storage) -> str:
+    """Why a run that takes more than it may has to end, with both numbers; '' where it does not.
+
+    Rollouts are not among these: whoever writes them counts them.
+    """
+    spilled, journal, checkpoints = now.spilled or 0, now.journal or 0, now.checkpoints or 0
+    if spilled > limits.spill:
+        return (
+            f"Ray has {show_bytes(spilled)} of objects on disk, limits.spill is {show_bytes(limits.spill)}; raise "
+            "limits.object_store or limits.spill"
+        )
+    if journal > limits.journal:
+        return (
+            f"{run_dir}: its journal takes {show_bytes(journal)}, limits.journal is {show_bytes(limits.journal)}; "
+            "raise it and repeat the command"
+        )
+    if checkpoints > limits.checkpoints:
+        return (
+            f"{run_dir}: its checkpoints and stored averages take {show_bytes(checkpoints)}, limits.checkpoints is "
+            f"{show_bytes(limits.checkpoints)}; raise it, or lower trainer.keep_checkpoints, and repeat the command"
+        )
+    return ""
+
+
 def folder_bytes(path: Path, pattern: str = "*") -> int:
     """Bytes of the files in a folder that match; 0 where it is not there. What vanishes meanwhile counts nothing."""
     total = 0
@@ -73,3 +99,8 @@ def folder_bytes(path: Path, pattern: str = "*") -> int:
         except OSError:
             continue
     return total
+
+
+def checkpoint_bytes(run_dir: Path) -> int:
+    """What limits.checkpoints bounds: checkpoints and stored averages."""
+    return folder_bytes(run_dir / "checkpoints", "*/*") + folder_bytes(run_dir / "ema", "*/*")

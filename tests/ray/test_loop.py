@@ -64,6 +64,28 @@ def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp
     runs.check_exactness(run_dir, *slow)
 
 
+def test_a_published_version_with_a_damaged_checkpoint_is_made_again(tmp_path):
+    """The store and the trainer fall back to version 0 while the ledger has version 1: nobody samples until both have
+    it."""
+    run_dir = tmp_path / "run"
+    slow = (SYNCHRONOUS, "stages.0.generations=2", "generator.options={delay_s: 0.6}", "evaluation.in_between=false")
+    driver = runs.start(run_dir, *slow)
+    runs.wait_until(driver, run_dir, lambda found: runs.count(found, r.Published) >= 1, "version 1")
+    driver.send_signal(signal.SIGTERM)
+    runs.finish(driver, run_dir, status=143)
+    weights = checkpoints.folder(run_dir, 1) / checkpoints.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    summary = runs.run(run_dir, *slow)
+    said = run_dir.with_suffix(".out").read_text()
+    assert summary["status"] == "finished" and f"{weights}: fails its checksum" in " ".join(said.split())
+    assert "sampling waits: version 1 is published, the newest valid checkpoint is of version 0" in " ".join(
+        said.split()
+    )
+    runs.check_exactness(run_dir, *slow)
+
+
 def refuse(run_dir, overrides, said):
     """The command ends at once with status 2 and one line."""
     done = subprocess.run(runs.command(run_dir, *overrides), capture_output=True, text=True, cwd=runs.REPOSITORY)

@@ -26,6 +26,7 @@ from rlloop.loop.journal import Journal
 from rlloop.loop.ledger import FINAL, Ledger
 from rlloop.loop.plan import Plan
 from rlloop.loop.snapshot import Storage
+from rlloop.recipes.disk import checkpoint_bytes
 from rlloop.recipes.run_state import RunState, first_read_cohort
 from tests.ray.runs import FAKE, REPOSITORY
 
@@ -297,9 +298,28 @@ def test_what_ray_train_kept_of_earlier_starts_goes(tmp_path):
     assert not list((tmp_path / "ray_train").iterdir())
 
 
-def test_more_spilled_than_its_limit_ends_the_run_with_both_numbers():
-    observer = SimpleNamespace(report={}, storage=SimpleNamespace(now=Storage(spilled=3 * 2**30)))
-    session = SimpleNamespace(config=load(FAKE, ["limits.spill=2GiB"]))
-    alive = SimpleNamespace(is_alive=lambda: True)
-    outcome = decide(session, Signals(), alive, observer)
-    assert outcome.exit_status == 1 and "3.0 GiB" in outcome.reason and "limits.spill is 2.0 GiB" in outcome.reason
+@pytest.mark.parametrize(
+    ("kind", "limit", "said"),
+    [
+        ("spilled", "spill", "Ray has"),
+        ("journal", "journal", "its journal"),
+        ("checkpoints", "checkpoints", "averages"),
+    ],
+)
+def test_what_takes_more_than_its_limit_ends_the_run_with_both_numbers(kind, limit, said):
+    def decided(taken: int):
+        observer = SimpleNamespace(report={"fatal": "else"}, storage=SimpleNamespace(now=Storage(**{kind: taken})))
+        session = SimpleNamespace(config=load(FAKE, [f"limits.{limit}=2GiB"]), run_dir="/runs/a")
+        return decide(session, Signals(), SimpleNamespace(is_alive=lambda: True), observer)
+
+    outcome = decided(3 * 2**30)
+    assert outcome.exit_status == 1 and said in outcome.reason
+    assert "3.0 GiB" in outcome.reason and f"limits.{limit} is 2.0 GiB" in outcome.reason
+    assert decided(2**30).reason == "else"
+
+
+def test_stored_averages_are_measured_with_the_checkpoints(tmp_path):
+    for name in ("checkpoints/v000000-s000000/weights", "ema/crpo/sigma"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x" * 100)
+    assert checkpoint_bytes(tmp_path) == 200

@@ -5,12 +5,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actors import startup
 from actors.buffer import Buffer
+from actors.observer import Observer
 from actors.session import Session
 from rlloop.config import load
 from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter
@@ -160,7 +162,7 @@ def test_stop_ends_the_gate_and_answers_the_trainer(session):
     buffer.stop("enough")
     buffer.stop("later")
     assert isinstance(buffer.next_tickets(segment, 0), gate.End)
-    assert buffer.selection(0) == ("stop", "enough") and not buffer.has_work()
+    assert buffer.selection(0) == ("stop", "enough") and buffer.wanted_version() is None
 
 
 def test_a_place_that_cannot_be_written_stops_the_run_with_one_line_and_loses_nothing(session):
@@ -286,7 +288,7 @@ def test_scaling_cuts_the_segment_short_and_outlives_a_restart(session):
     assert buffer.started([first.tickets[0]], "sampler-1") == (["skip"], 0), "so nobody begins it in this segment"
     assert buffer.pools().sizes["sampler"] == 2 and buffer.pools().wanted["sampler"] == 5
     assert buffer.commit(scored(first.tickets[0], [0.0] * 4))
-    assert buffer.is_over(segment) and buffer.has_work()
+    assert buffer.is_over(segment) and buffer.wanted_version() == 0
     again = restart(buffer)
     assert isinstance(again.next_tickets(segment, 2), gate.End), "the cut is in the journal"
     assert isinstance(again.next_tickets(again.begin_segment(), 0), gate.Grant)
@@ -348,3 +350,51 @@ def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session)
     assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}]))
     entry = buffer.ledger.tickets[granted.tickets[0]]
     assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda buffer: buffer.selection(0), lambda buffer: buffer.progress("training generation 0", 0, [])]
+)
+def test_a_disk_that_fills_while_no_gate_asks_ends_the_run(session, asks):
+    """In a stage without tickets, or in the last generation, the trainer alone is there."""
+    buffer = Buffer(session)
+    buffer.free_bytes = lambda path: 2**20
+    asks(buffer)
+    assert "limits.min_free_disk" in buffer.fatal
+    assert buffer.selection(0)[0] == "stop" and buffer.progress("training", 0, []).stop_reason == buffer.fatal
+
+
+@pytest.mark.parametrize("gone, attempts", [({"node-1"}, 0), ({"node-2"}, 1), (set(), 1)])
+def test_a_worker_that_went_with_its_node_is_no_attempt_of_its_ticket(session, gone, attempts):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    (ticket,) = buffer.next_tickets(segment, 0).tickets
+    buffer.arrived(segment, "sampler-7-a", "actor-1", "node-1")
+    assert buffer.started(ticket, "sampler-7-a")[0] == "go"
+    buffer.nodes_lost(gone)
+    buffer.arrived(segment, "sampler-9-b", "actor-1", "node-3")  # the same actor, elsewhere
+    assert buffer.started(ticket, "sampler-9-b")[0] == "go"
+    assert buffer.ledger.tickets[ticket].attempts == attempts
+    buffer.begin_segment()
+    assert not buffer.lost and not buffer.nodes
+
+
+def test_a_ticket_is_not_failed_by_nodes_that_go_again_and_again(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    (ticket,) = buffer.next_tickets(segment, 0).tickets
+    for n in range(buffer.config.loop.max_attempts + 2):
+        buffer.arrived(segment, f"sampler-{n}", "actor", f"node-{n}")
+        assert buffer.started(ticket, f"sampler-{n}")[0] == "go"
+        buffer.nodes_lost({f"node-{n}"})
+
+
+def test_a_new_size_is_what_the_views_are_told_from_the_next_segment_on(session):
+    buffer = Buffer(session)
+    buffer.begin_segment()
+    buffer.scale({"sampler": 5})
+    assert buffer.report(0)["sizes"]["sampler"] == 2
+    buffer.begin_segment()
+    observer = SimpleNamespace(report=buffer.report(0), session=session)
+    observer._sizes = lambda: Observer._sizes(observer)
+    assert Observer._pools(observer)["sampler"].num_actors == 5

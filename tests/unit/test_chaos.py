@@ -4,10 +4,21 @@ import json
 
 import pytest
 
+from bench.chaos import left, parse
 from bench.chaos_checks import Results, breaches_so_far, curve_breaches, differences, replay
 from bench.chaos_plan import next_pause, order_of_roles
-from bench.chaos_recovery import DEFINITIONS, RECOVERY, Sight, recovered_at
-from bench.chaos_report import append_lines, find_reference, is_alone, read_lines, report, run_lines, table
+from bench.chaos_recovery import DEFINITIONS, RECOVERY, Sight, never_recovered, recovered_at
+from bench.chaos_report import (
+    append_lines,
+    code_state,
+    find_reference,
+    is_alone,
+    of_code,
+    read_lines,
+    report,
+    run_lines,
+    table,
+)
 from bench.chaos_roles import WEIGHTS, Kill, Process
 from bench.chaos_run import PRESET, Outcome
 from rlloop.config import load
@@ -132,16 +143,53 @@ def test_only_what_nothing_else_disturbed_counts_as_alone():
 def test_the_file_of_results_comes_back_as_a_table(tmp_path):
     kills = [kill("pump", 10.0, number=0, recovered=20.0), kill("pump", 30.0, number=1, recovered=34.0)]
     outcome = Outcome([*kills, kill("node", 40.0, number=2)], ["something was lost"], 60.0, 2, Results(1, "a", "b"))
-    append_lines(tmp_path / "lines", [{"kind": "reference", "settings": "d", "results": {
+    append_lines(tmp_path / "lines", [{"kind": "reference", "settings": "d", "code": "c", "results": {
         "weights": 1, "selections": "a", "losses": "b"}}])  # fmt: skip
-    append_lines(tmp_path / "lines", run_lines(outcome, run=0, seed=0, topology="one node", settings="d"))
+    append_lines(tmp_path / "lines", run_lines(outcome, run=0, seed=0, topology="one node", settings="d", code="c"))
     lines = read_lines(tmp_path / "lines")
     assert find_reference(lines, "d") == Results(1, "a", "b") and find_reference(lines, "e") is None
     assert "| pump | 2 | 2 | 7.0 | 9.4 | 10.0 | 0 |  |  |" in table([line for line in lines if line["kind"] == "kill"])
-    text = report(lines, "2026-01-01")
+    text = report(lines, "2026-01-01", "c")
     assert "**3 kills** by SIGKILL with `d` in 1 runs (1 on one node)" in text and "bit by bit" in text
     assert "**Violations: 1.**" in text and "run 0: something was lost" in text
     assert json.loads((tmp_path / "lines").read_text().splitlines()[-1])["commands"] == 2
+
+
+def test_kills_of_earlier_code_do_not_count_and_are_reported_apart():
+    settings = parse(["--kills", "2", "--seed", "3"])
+    outcome = Outcome([kill("pump", recovered=12.0)], ["lost"], 60.0, 1, Results(1, "a", "b"))
+    place = {"run": 0, "seed": 3, "topology": "one node", "settings": ""}
+    old = run_lines(outcome, **place, code="of another day")
+    nameless = [{key: value for key, value in line.items() if key != "code"} for line in old]
+    assert left(settings, [*old, *nameless]) == 2
+    found = run_lines(Outcome(outcome.kills, [], 60.0, 1, outcome.results), **place, code=settings.code)
+    assert left(settings, [*old, *nameless, *found]) == 1
+    assert left(parse(["--kills", "2", "--seed", "4"]), found) == 2, "another seed"
+    text = report([*old, *nameless, *found], "2026-01-01", settings.code)
+    assert "earlier code: 2 kills, 2 violations" in text and "| pump | 1 | 1 | 2.0 |" in text
+    assert "**1 kills** by SIGKILL" in text and "**Violations: 0.**" in text and "Violations:\n" not in text
+    reference = {"kind": "reference", "settings": "", "results": {"weights": 1, "selections": "a", "losses": "b"}}
+    assert find_reference(of_code([reference], settings.code), "") is None, "nothing is compared with other code's"
+
+
+def test_code_is_the_same_until_a_file_of_the_loop_changes(tmp_path):
+    for name in ("actors/pump.py", "rlloop/loop/gate.py", "bench/chaos.py", "bench/chaos.jsonl", "docs/guide.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    before = code_state(tmp_path)
+    for name in ("bench/chaos.jsonl", "docs/guide.md", "docs/new.md"):
+        (tmp_path / name).write_text("b")
+    assert code_state(tmp_path) == before
+    for name in ("actors/pump.py", "rlloop/loop/gate.py", "bench/chaos.py", "rlloop/new.py"):
+        (tmp_path / name).write_text("b")
+        assert code_state(tmp_path) != before, name
+        before = code_state(tmp_path)
+
+
+def test_a_role_that_never_worked_again_is_a_violation_unless_the_run_was_about_to_end():
+    kills = [kill("pump", recovered=12.0), kill("store", number=1), kill("gate", number=2)]
+    kills[1].version, kills[2].version = 9, 10
+    assert never_recovered(kills, 12) == ["kill 1 (store) at version 9 of 12: it never worked again"]
 
 
 @pytest.mark.parametrize("role", sorted(WEIGHTS))

@@ -1,11 +1,14 @@
 """Checkpoints: valid only with a marker that agrees with every file; the one before is used otherwise."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from rlloop.loop import checkpoints
+from rlloop.loop.points import POINTS, write_points
+from tests.unit.snapshots import train_point
 
 
 def write(run_dir, version, step=0, digest="d"):
@@ -151,3 +154,55 @@ def test_a_marker_that_was_never_finished_does_not_stand_in_the_way(tmp_path):
     _, marker = checkpoints.newest(tmp_path, "d")
     assert set(marker.files) == {checkpoints.WEIGHTS, "rank0.safetensors"}
     assert sorted(file.name for file in path.iterdir()) == sorted([*marker.files, checkpoints.MARKER])
+
+
+def write_with_points(run_dir, version, steps):
+    checkpoints.folder(run_dir, version).mkdir(parents=True)
+    write_points(checkpoints.folder(run_dir, version), [train_point(step) for step in steps])
+    return write(run_dir, version)
+
+
+def test_points_come_from_the_newest_checkpoint_whose_marker_vouches_for_them(tmp_path, caplog):
+    write(tmp_path, 0)
+    assert checkpoints.stored_points(tmp_path) == []
+    write_with_points(tmp_path, 1, [1, 2])
+    path = write_with_points(tmp_path, 2, [1, 2, 3])
+    assert [point.step for point in checkpoints.stored_points(tmp_path)] == [1, 2, 3]
+    whole = (path / POINTS).read_bytes()
+    for damaged in (b"{", whole.replace(b"3", b"4"), b""):
+        (path / POINTS).write_bytes(damaged)
+        assert [point.step for point in checkpoints.stored_points(tmp_path)] == [1, 2]
+    damage_marker(path)
+    assert [point.step for point in checkpoints.stored_points(tmp_path)] == [1, 2]
+    assert "using those of the checkpoint before" in caplog.text
+
+
+def test_a_mark_below_a_later_one_is_seen(tmp_path):
+    assert checkpoints.marked_at(tmp_path) == 0
+    write(tmp_path, 2)
+    before = checkpoints.marked_at(tmp_path)
+    write(tmp_path, 1, step=4)
+    assert checkpoints.marked_at(tmp_path) > before
+
+
+def test_all_that_a_marker_vouches_for_is_on_disk_before_it_and_it_before_the_answer(tmp_path, monkeypatch):
+    """What is published after that must survive a loss of power: files, their names, the marker, its name."""
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        fsync(descriptor)
+
+    def renamed(source, target):
+        done.append(f"to {os.path.relpath(target, tmp_path)}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    where = os.path.relpath(write_with_points(tmp_path, 1, [1]), tmp_path)
+    files = [f"{where}/{POINTS}.tmp", f"{where}/{checkpoints.WEIGHTS}", f"{where}/rank0.safetensors"]
+    marked = done.index(f"to {where}/{checkpoints.MARKER}")
+    assert done.index(f"{where}/{POINTS}.tmp") < done.index(f"to {where}/{POINTS}")
+    last_file = max(done.index(name) for name in files)
+    assert {where, "checkpoints", "."} <= set(done[last_file + 1 : marked])
+    assert done[marked - 1] == f"{where}/{checkpoints.MARKER}.tmp" and done[marked + 1] == where

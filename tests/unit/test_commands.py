@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from actors.session import NoAnswer
 from rlloop.commands.main import app, one_line_errors
 
 
@@ -34,6 +35,10 @@ def test_a_folder_where_a_file_is_to_be_written_is_one_line(tmp_path):
         (FileNotFoundError(2, "No such file or directory", "clips"), "clips: No such file or directory"),
         (ConnectionError("the hub\n  does not answer"), "the hub does not answer"),
         (TimeoutError(), "TimeoutError"),
+        (
+            NoAnswer("scale", "buffer", "pools", 60.0, "ActorDiedError: it died"),
+            "scale waits for buffer.pools since 60 s; last error: ActorDiedError: it died; logs: ray logs",
+        ),
     ],
 )
 def test_what_the_system_says_is_one_line(error, line, capsys):

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from rlloop.config import build, load
-from rlloop.loop.snapshot import MomentClip, Storage
+from rlloop.loop.snapshot import MomentClip, PoolStats, Storage
 from rlloop.views.tags import AUDIO, LAYOUT, SCALARS, TEXT
 from rlloop.views.tensorboard import RunWriter
 from rlloop.views.tensorboard_layout import hyperparameters
@@ -104,6 +104,14 @@ def test_points_are_written_once(run_dir):
         writer.write(shown)
     writer.close()
     check(read_points(run_dir))
+
+
+def test_a_pool_that_is_scaled_has_a_step_in_its_curve(run_dir):
+    writer = RunWriter(run_dir, CONFIG)
+    for second, size in ((0, 2), (60, 2), (120, 5)):
+        writer.write(snapshot(str(run_dir), time=BEGAN + second, pools={"sampler": PoolStats(size, 0, None)}))
+    writer.close()
+    assert read_values(run_dir, "pools/sampler_actors") == {0: 2.0, 60: 2.0, 120: 5.0}
 
 
 def test_the_alarm_counts_judges(run_dir):

@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from rlloop.config import build
+from rlloop.loop.snapshot import PoolStats
 from rlloop.views.dashboard import dashboard
 from rlloop.views.scores import show_seconds, sparkline
 from rlloop.views.terminal import LINE_EVERY_S, LiveView
@@ -34,6 +35,15 @@ def test_dashboard_shows_everything_in_80_columns():
         assert word in text
     for word in ("+0.200 -> +0.400", "86 clips/min", "2:05 left", "5:00 elapsed", "sampler 1", "not finite 4"):
         assert word in text
+
+
+def test_a_pool_has_its_size_of_now_beside_its_name():
+    def row(size: int) -> list[str]:
+        console = Console(file=io.StringIO(), width=80, record=True)
+        console.print(dashboard(snapshot("/runs/a", pools={"sampler": PoolStats(size, 428, 0.9)}), CONFIG))
+        return next(line.split() for line in console.export_text().splitlines() if "90% busy" in line)
+
+    assert "x2" in row(2) and "x5" in row(5)
 
 
 def test_dashboard_of_a_run_that_has_nothing_yet():

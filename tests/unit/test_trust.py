@@ -23,6 +23,30 @@ SECRET = "hf_" + "a1B2" * 8
         (f"prompts=/data/{SECRET}.txt", "prompts: holds an access token"),
         ("corpus=s3://AKIA" + "ABCDEFGH" * 2 + "/x", "corpus: holds an access token"),
         ("prompts=https://me:xyzzy@example.org/p.txt", "prompts: holds an address with a password"),
+        ("prompts=https://h/x?sig=xyzzy&se=1", "prompts: holds an address with a token"),
+        ("prompts=https://h/x?X-Amz-Security-Token=xyzzy", "prompts: holds an address with a token"),
+        ("prompts=https://h/x?a=1&token=xyzzy", "prompts: holds an address with a token"),
+        ("generator.options={token: 12345678}", "generator.options.token: by its name"),
+        ("generator.options={password: [xyzzy]}", "generator.options.password.0: by its name"),
+        ("generator.options={credentials: {user: xyzzy}}", "generator.options.credentials.user: by its name"),
+        ("generator.options={auth: 'Bearer xyzzy'}", "generator.options.auth: by its name"),
+        (
+            "generator.options={headers: {A: 'Bearer xyzzyxyzzyxyzzyxyzzy'}}",
+            "generator.options.headers.A: holds an acc",
+        ),
+        *(
+            (f"generator.options={{{key}: xyzzy}}", f"generator.options.{key}: by its name")
+            for key in (
+                "tokens",
+                "apiToken",
+                "hf_key",
+                "private_key",
+                "privateKey",
+                "API_KEY",
+                "x-api-key",
+                "hf_tokens",
+            )
+        ),
     ],
 )
 def test_a_secret_in_a_configuration_is_refused_without_showing_it(override, said):
@@ -30,12 +54,38 @@ def test_a_secret_in_a_configuration_is_refused_without_showing_it(override, sai
         load(FAKE, [override])
     assert said in str(raised.value) and "HF_TOKEN" in str(raised.value)
     assert SECRET not in str(raised.value) and "xyzzy" not in str(raised.value) and "AKIA" not in str(raised.value)
+    assert "12345678" not in str(raised.value)
 
 
 def test_what_only_looks_like_a_secret_is_taken():
-    options = {"max_tokens": 64, "token": ""}
+    options = {"max_tokens": 64, "token": "", "num_tokens": 8, "n_tokens": 9, "pad_token": 0, "eos_token": "</s>"}
+    options |= {"sort_key": "name", "tokenizer": "t5", "authors": "all", "use_auth": True, "key_dim": 8}
+    options |= {"passes": 3, "tokens_per_second": 50.0, "see": "https://h/x?page=2&monkey=3"}
     config = build({"prompts": "https://example.org/token/tokens.txt", "generator": {"options": options}})
     assert config.prompts == "https://example.org/token/tokens.txt" and config.generator.options == options
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml")))
+def test_no_preset_looks_as_if_it_held_a_secret(preset):
+    load(preset)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"seed={SECRET}",
+        f"seed=[{SECRET}]",
+        f"seed={{password: xyzzy, at: 'https://h/x?sig=xyzzy', and: '{SECRET}'}}",
+        "generator.options=https://me:xyzzy@example.org",
+        SECRET,
+        f"seed.{SECRET}=1",
+    ],
+)
+def test_what_is_wrong_for_another_reason_is_shown_without_its_secrets(override):
+    with pytest.raises(ValueError) as raised:
+        load(FAKE, [override])
+    said = str(raised.value)
+    assert SECRET not in said and "xyzzy" not in said and "***" in said, said
 
 
 def test_workers_get_constants_and_a_path_and_no_secret():

@@ -1,8 +1,10 @@
 """What a run that hangs leaves behind: stacks of processes, who waits for whom, and deadlines that end a process."""
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from actors.deadline import hard_deadline
 from actors.jobs.pool import each_within
 from actors.outcome import stalled
-from actors.watchdog import within
+from actors.watchdog import ring, within
 from rlloop.commands.stacks import run as stacks_command
 from rlloop.config import build
 from rlloop.loop import records as r
@@ -120,6 +122,31 @@ def test_a_process_with_a_thread_inside_ray_ends_at_once_with_its_status(where, 
     assert (done.returncode, done.stdout) == (status, said), done.stderr
 
 
+RAISING = """
+import sys, threading
+from actors import driver
+from actors.fit import TrainerThread
+
+class Trainer(TrainerThread):
+    def run(self):
+        threading.Event().wait(60)
+
+def _run(config, path, copy):
+    Trainer(None).start()
+    raise ValueError("points.json: is no JSON")
+
+driver._run, driver.shutdown = _run, lambda: print("Ray is taken down")
+driver.run(None, sys.argv[1])
+"""
+
+
+def test_ray_is_not_taken_down_under_a_thread_inside_it_when_the_driver_raises_either(tmp_path):
+    command = [sys.executable, "-c", RAISING, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    assert "rlloop: points.json: is no JSON" in done.stderr.splitlines()
+
+
 def test_a_process_that_got_the_same_id_later_is_not_signalled(tmp_path):
     other = process("import time; print('up', flush=True); time.sleep(60)")
     try:
@@ -171,12 +198,78 @@ def test_what_hangs_is_left_behind():
     assert time.monotonic() - began < 5
 
 
+class HangingPath(type(Path())):
+    """Of a file system that hangs: what creates a folder never comes back."""
+
+    def mkdir(self, *args, **kwargs):
+        time.sleep(60)
+
+
+def test_a_file_system_that_hangs_costs_the_watchdogs_files_and_not_its_line(tmp_path):
+    session = SimpleNamespace(path=HangingPath(tmp_path), plan=None)
+    began = time.monotonic()
+    line = ring(session, "neither a commit nor a step", {"tickets": {"open": 3}}, 0.0, deadline_s=0.2)
+    assert time.monotonic() - began < 30
+    assert line.startswith("neither a commit nor a step: tickets: {'open': 3}; ledger and stacks: ")
+    assert line.endswith(", without ledger, stacks, nodes, report")
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from actors.heartbeat import Heartbeat
+
+def writes_to_a_disk_that_hangs():
+    time.sleep(100)
+
+with Heartbeat(Path(sys.argv[1]), limit_s=3) as heart:
+    for _ in range(5):  # for longer than the limit
+        heart.step("the terminal")
+        time.sleep(1)
+    print("alive", flush=True)
+    heart.step("the disk with the event files")
+    writes_to_a_disk_that_hangs()
+"""
+
+
+def test_a_driver_whose_main_thread_hangs_ends_and_says_for_what_it_waits(tmp_path):
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "alive\n"), done.stderr
+    assert re.match(r"rlloop: the driver waits for the disk with the event files since \d+ s\n", done.stderr)
+    (left,) = tmp_path.glob("watchdog/*/driver.txt")
+    for text in (done.stderr, left.read_text()):
+        assert "since" in text.splitlines()[0] and "in writes_to_a_disk_that_hangs" in text
+
+
+def test_a_heartbeat_that_is_left_ends_nothing(tmp_path):
+    code = "import sys, time; from pathlib import Path; from actors.heartbeat import Heartbeat\n"
+    code += "with Heartbeat(Path(sys.argv[1]), limit_s=1): pass\ntime.sleep(4)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0
+
+
 def test_a_hard_deadline_ends_the_process_with_one_line():
     code = "from actors.deadline import hard_deadline\nimport time\n"
     code += "with hard_deadline(60, 'never'): pass\n"
     code += "with hard_deadline(0.2, 'driver waits for x'): time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
     assert done.returncode == 1 and done.stderr == "rlloop: driver waits for x since 0 s\n"
+
+
+JOINING = """
+import socket
+from actors.attach import attached
+with socket.create_server(("127.0.0.1", 0)) as mute:
+    with attached("/runs/a", f"127.0.0.1:{mute.getsockname()[1]}", join_s=2):
+        pass
+"""
+
+
+def test_a_cluster_that_accepts_and_never_answers_is_joined_with_a_deadline():
+    done = subprocess.run([sys.executable, "-c", JOINING], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.search(r"^rlloop: the command waits for the cluster at 127.0.0.1:\d+ since 2 s$", done.stderr, re.M)
 
 
 def test_leaving_in_time_stops_the_deadline():

@@ -1,0 +1,84 @@
+"""Weights on their way to a reader: damaged, lost, late; what is said of each, who tries again. No Ray is started."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.exceptions import GetTimeoutError, ObjectLostError
+
+from actors.evaluator import Evaluator
+from actors.session import NoAnswer, first_line
+from actors.store import PolicyRef, WeightsLost, fetch_arrays
+from rlloop.loop.checkpoints import arrays_checksum
+
+GOOD = {"w": np.arange(4.0)}
+LOST = ObjectLostError("00ff", None, "")
+
+
+class Store:
+    """A session whose store has version 3; `get` gives what comes next, or raises it."""
+
+    config = SimpleNamespace(loop=SimpleNamespace(wait_timeout_s=5))
+
+    def __init__(self, *comes) -> None:
+        self.comes, self.asked = list(comes), []
+
+    def call(self, who, name, method, *args):
+        self.asked.append(method)
+        return PolicyRef(3, arrays_checksum(GOOD), 0, ["a reference"])
+
+    def get(self, reference, timeout):
+        found = self.comes.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def fetch(*comes):
+    store = Store(*comes)
+    return fetch_arrays(store, "sampler-1", None, store.get), store.asked
+
+
+@pytest.mark.parametrize("first", [{"w": np.zeros(4)}, LOST])
+def test_what_is_damaged_or_lost_once_is_read_anew(first):
+    (version, arrays), asked = fetch(first, GOOD)
+    assert version == 3 and arrays is GOOD and asked == ["fetch", "forget"]
+
+
+def test_each_failure_is_named_as_what_it_is():
+    with pytest.raises(ValueError, match="sampler-1: version 3 fails its checksum [0-9a-f]{8}, read anew, too"):
+        fetch({"w": np.zeros(4)}, {"w": np.zeros(4)})
+    with pytest.raises(WeightsLost, match=r"sampler-1: the weights of version 3 were lost twice \(ObjectLostError: "):
+        fetch(LOST, LOST)
+    with pytest.raises(NoAnswer, match="sampler-1 waits for store.arrays of version 3 since 5 s; last error: GetTime"):
+        fetch(GetTimeoutError("not there"))
+
+
+class ScriptedEvaluator(Evaluator):
+    """`_evaluate` raises what the script says."""
+
+    def __init__(self, error) -> None:
+        self.error_of_it, self.session = error, SimpleNamespace(note=self.notes().append)
+
+    def notes(self):
+        self.said = []
+        return self.said
+
+    def _evaluate(self, version):
+        raise self.error_of_it
+
+
+def test_an_evaluation_whose_weights_are_lost_is_tried_again():
+    evaluator = ScriptedEvaluator(WeightsLost("evaluator: the weights of version 3 were lost twice"))
+    evaluator._try(3)
+    assert evaluator.said == ["evaluator: the weights of version 3 were lost twice; tried again"]
+    with pytest.raises(ValueError, match="wrong"):
+        ScriptedEvaluator(ValueError("wrong"))._try(3)
+
+
+def test_no_answer_shows_the_last_error_and_survives_its_way_between_processes():
+    error = NoAnswer("scale", "buffer", "pools", 60.2, first_line(RuntimeError("the actor died\nits trace")))
+    said = "scale waits for buffer.pools since 60 s; last error: RuntimeError: the actor died; logs: ray logs"
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == said
+    assert first_line(RuntimeError()) == "RuntimeError"
