@@ -17,7 +17,7 @@ def run_as_job(address: str, arguments: Sequence[str]) -> int:
     """Runs `rlloop ARGUMENTS` on the head of a cluster, prints what it says, and answers its status.
 
     Args:
-        address: http://HOST:8265, the dashboard; with RAY_AUTH_MODE=token the token goes along, as for `ray job submit`.
+        address: http://HOST:8265, the dashboard; with RAY_AUTH_MODE=token its token goes along, as Ray's own.
     Raises:
         ValueError: nothing answers there, or it turns the request away; one line.
     """
