@@ -44,11 +44,21 @@ def attached(run: str, address: str, join_s: float = JOIN_S) -> Iterator[Session
         with hard_deadline(join_s, f"the command waits for the cluster at {address}"):
             ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"cannot join the cluster at {address}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"cannot join the cluster at {address}: {why_not(str(error))}") from None
     try:
         yield Session(where, newest_epoch(where))
     finally:
         ray.shutdown()
+
+
+def why_not(said: str) -> str:
+    """The cause in one line. Ray joins through a node of the cluster on this machine, and waits 60 s for one."""
+    if "No node info found" in said or "node_ip_address.json" in said:
+        return (
+            "this machine is no node of it, and Ray joins only from one; from outside give the dashboard, "
+            "--address http://HOST:8265"
+        )
+    return said.strip().splitlines()[0]
 
 
 def newest_epoch(run_dir: str) -> int:

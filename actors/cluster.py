@@ -8,10 +8,11 @@ import uuid
 from pathlib import Path
 
 from rlloop.config import Config
-from rlloop.resources import Nodes, check_nodes, resources
+from rlloop.resources import Nodes, check_nodes, rows_on
 
 RESERVED = ("node:", "accelerator_type:", "bundle_group", "CPU", "GPU", "memory", "object_store_memory")
 PROBE_S = 60.0
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # `ray up` leaves it on the head, where the driver of a job runs
 
 
 def check_cluster(run_dir: Path, config: Config) -> None:
@@ -21,7 +22,8 @@ def check_cluster(run_dir: Path, config: Config) -> None:
         ValueError: one line with both numbers, or the nodes that do not see it.
         TimeoutError: a node does not answer.
     """
-    problem = check_nodes(resources(config), alive_nodes(), possible_nodes())
+    possible = possible_nodes()
+    problem = check_nodes(rows_on(config, possible), alive_nodes(), possible)
     if problem:
         raise ValueError(problem)
     blind, count = nodes_without(run_dir, PROBE_S), len(other_nodes()) + 1
@@ -39,12 +41,34 @@ def alive_nodes() -> list[Nodes]:
     return [as_nodes(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def possible_nodes() -> list[Nodes]:
-    """What an autoscaler may start at most, as it told the cluster; [] without one."""
-    from ray._private.state import state  # Ray Train asks there, too; there is no public way
+def possible_nodes(bootstrap: Path = BOOTSTRAP) -> list[Nodes]:
+    """What an autoscaler may have in all, from the file that `ray up` started it with; [] where that is unknown.
 
-    groups = getattr(state.get_cluster_config(), "node_group_configs", None) or []
-    return [as_nodes(group.max_count, dict(group.resources)) for group in groups if group.max_count > 0]
+    Ray's own record of it (`state.get_cluster_config`) is written by nothing in Ray 2.60, so it is not asked. KubeRay
+    leaves no file, machines outside the head have none, and one that cannot be read tells as much as none: its
+    cluster is up and was not started by us, so a run is judged by the nodes that are there.
+
+    Args:
+        bootstrap: types without resources are left out, as those of provider `local`, whose machines all are up.
+    """
+    import yaml
+
+    try:
+        read = yaml.safe_load(bootstrap.expanduser().read_text())
+        types = read["available_node_types"].values()
+        groups = [(int(each.get("max_workers", 0)), amounts(each.get("resources"))) for each in types]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return []
+    return [as_nodes(count, has) for count, has in groups if count > 0 and has]
+
+
+def amounts(resources: dict | None) -> dict[str, float]:
+    """Resources of a node type as numbers.
+
+    Raises:
+        ValueError, TypeError: one is no number.
+    """
+    return {str(name): float(amount) for name, amount in (resources or {}).items()}
 
 
 def as_nodes(count: int, has: dict[str, float]) -> Nodes:

@@ -10,7 +10,7 @@ from actors.cluster import alive_nodes, as_nodes, nodes_without, on_nodes, possi
 from rlloop.config import Config
 from rlloop.recipes.doctor import Finding, wanted_weights, weights_by_type
 from rlloop.recipes.machine_facts import Facts, gather
-from rlloop.resources import check_nodes, resources
+from rlloop.resources import check_nodes, rows_on
 
 NODE_S = 300.0  # a node's first task sets up its environment and imports torch
 
@@ -77,10 +77,12 @@ def now() -> float:
 def placement(config: Config) -> Finding:
     """Whether the nodes that are there, or that an autoscaler may start, take all roles."""
     alive, possible = alive_nodes(), possible_nodes()
-    problem = check_nodes(resources(config), alive, possible)
-    found = f"{sum(n.count for n in alive)} nodes up" + (
-        f", up to {sum(n.count for n in possible)}" if possible else ""
-    )
+    problem = check_nodes(rows_on(config, possible), alive, possible)
+    found = f"{sum(n.count for n in alive)} nodes up"
+    if possible:
+        found += f", up to {sum(n.count for n in possible)} beside the head"
+    elif config.sampler.autoscale:
+        found += f"; how many may come is unknown, so samplers count as they start: {config.sampler.num_actors}"
     if problem:
         return Finding(
             "fail", "placement", "cluster", problem, "every role has a place", "see the message, or --dry-run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
@@ -11,7 +11,7 @@ from actors.attach import CALL_TIMEOUT_S, attached
 from actors.cluster import alive_nodes, possible_nodes
 from actors.session import Session
 from rlloop.loop.snapshot import PoolsNow
-from rlloop.resources import check_nodes
+from rlloop.resources import Nodes, check_nodes
 
 WAIT_S, POLL_S = 1800.0, 0.5
 
@@ -44,15 +44,23 @@ def pools(session: Session) -> PoolsNow:
 
 
 def refuse_too_much(session: Session, sizes: Mapping[str, int]) -> None:
-    """The sum of all roles has to fit on the nodes that there are, or that an autoscaler may add.
+    """The sum of all roles has to fit on the nodes that there are, or that an autoscaler may add where that is known.
 
     Raises:
         ValueError: it does not; both numbers.
     """
     rows = session.call("scale", "buffer", "takes", dict(sizes), timeout_s=CALL_TIMEOUT_S)
-    problem = check_nodes(rows, alive_nodes(), possible_nodes())
+    possible = possible_nodes()
+    problem = check_nodes(rows, alive_nodes(), possible)
     if problem:
-        raise ValueError(f"{problem}; or give --anyway, and the actors wait for nodes that come")
+        raise ValueError(f"{problem}; {how_to_go_on(possible)}")
+
+
+def how_to_go_on(possible: Sequence[Nodes]) -> str:
+    """What ends a refusal: whether nodes may still come is for the user to know where the cluster does not say it."""
+    if possible:
+        return "or give --anyway, and the actors wait for nodes that come"
+    return "where an autoscaler adds nodes, which is not known here, give --anyway: the actors wait until they come"
 
 
 def wait_for(session: Session, segment: int, sizes: Mapping[str, int]) -> None:

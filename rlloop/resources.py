@@ -78,6 +78,18 @@ def resources(config: Config, sizes: Mapping[str, float] | None = None) -> list[
     return [*rows, Row("control", 4, 0.0, 0.0, 1)]
 
 
+def rows_on(config: Config, possible: Sequence[Nodes]) -> list[Row]:
+    """The rows that a cluster must have room for before a start.
+
+    Where nobody says which nodes may still come, a pool that scales counts as it starts: the actors that are added
+    later wait for their nodes, and a cluster that has just come up has its least nodes only.
+
+    Args:
+        possible: the nodes that an autoscaler may have in all; empty where that is unknown or there is none.
+    """
+    return resources(config) if possible else resources(config, {"sampler": config.sampler.num_actors})
+
+
 def node_types(config: Config) -> list[str]:
     """The node types that roles ask for."""
     return sorted({row.node for row in resources(config) if row.node})

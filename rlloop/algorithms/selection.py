@@ -133,7 +133,8 @@ def above_threshold(ranked: Sequence[Candidate], threshold: float) -> list[Examp
     return [Example(c.ticket, c.clip) for c in ranked if c.score >= threshold]
 
 
-def window_threshold(scores: Sequence[float], fraction: float) -> float | None:
+def window_threshold(scores: Sequence[float] | np.ndarray, fraction: float) -> float | None:
     """The score that the best `fraction` of the window reaches: its (1 - fraction) quantile; None when empty."""
-    finite = [s for s in scores if math.isfinite(s)]
-    return float(np.quantile(finite, 1 - fraction)) if finite else None
+    column = np.asarray(scores, np.float64)
+    finite = column[np.isfinite(column)]
+    return float(np.quantile(finite, 1 - fraction)) if finite.size else None

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from rlloop.loop import records as r
+from rlloop.loop.cohort_scores import CohortScores
 from rlloop.loop.plan import Plan
 from rlloop.loop.tickets import FINAL, STATES, Ticket, Tickets
 
@@ -31,6 +32,7 @@ class Ledger:
         self.scaled: dict[str, int] = {}  # pool -> actors, where the run was told another number than is configured
         self.cut_segment = -1  # ends early
         self.tickets = Tickets(plan.num_tickets)
+        self.scores: dict[int, CohortScores] = {}  # cohort -> those of its tickets' rollouts, as columns
         self.selections: dict[int, r.Selected] = {}
         self.cohort_open = {g.k: len(g.tickets) for g in plan.generations}
         self.cohort_unleased = {g.k: len(g.tickets) for g in plan.generations}
@@ -71,6 +73,7 @@ class Ledger:
         for k in range(self.forgotten, before):
             for number in self.plan.generations[k].tickets:
                 self.tickets.forget(number)
+            self.scores.pop(k, None)
         self.forgotten = max(self.forgotten, before)
 
     def forget_selections(self, kept: Iterable[int], before: int) -> None:
@@ -78,6 +81,17 @@ class Ledger:
         for k in [k for k in self.selections if k < before]:
             if k not in kept:
                 del self.selections[k]
+
+    def scores_of(self, k: int) -> CohortScores:
+        """Scores of what is buffered of cohort k and not forgotten."""
+        return self.scores.get(k) or CohortScores(range(0))
+
+    def note_scores(self, number: int) -> None:
+        """Adds the rollouts of a ticket to the columns of its cohort, once."""
+        generation = self.plan.generation_of(number)
+        if generation.k not in self.scores:
+            self.scores[generation.k] = CohortScores(generation.tickets)
+        self.scores[generation.k].add(number, self.tickets[number].rollouts)
 
     def is_closed(self, k: int) -> bool:
         """Whether each ticket of cohort k is buffered, failed or dropped."""
@@ -159,6 +173,7 @@ class Ledger:
         assert self.tickets[record.ticket].state in ("open", "leased"), (record, self.tickets[record.ticket])
         ticket = self._move(record.ticket, "buffered", time)
         ticket.version, ticket.rollouts, ticket.num_bytes = record.version, record.rollouts, record.num_bytes
+        self.note_scores(record.ticket)
         self.held[record.ticket] = time
         self.held_rollouts += len(record.rollouts)
         self.held_bytes += record.num_bytes

@@ -18,7 +18,7 @@ from rlloop.loop.plan import Plan
 from rlloop.loop.tickets import Ticket, Tickets
 
 PLAIN = (int, float, str, bool, type(None))
-DERIVED = ("plan",)
+DERIVED = ("plan", "scores")
 
 
 class OlderSnapshot(ValueError):
@@ -26,7 +26,7 @@ class OlderSnapshot(ValueError):
 
 
 def dump(ledger: Ledger) -> dict[str, Any]:
-    """Every field of the ledger but the plan, as plain JSON values."""
+    """Every field of the ledger but the plan and what follows from the others, as plain JSON values."""
     return {name: _encode(name, value) for name, value in vars(ledger).items() if name not in DERIVED}
 
 
@@ -48,6 +48,9 @@ def load(plan: Plan, data: dict[str, Any]) -> Ledger:
         setattr(ledger, name, _decode(getattr(ledger, name), value))
     if len(ledger.tickets) != plan.num_tickets:
         raise ValueError(f"it is of a plan of {len(ledger.tickets)} tickets, this one has {plan.num_tickets}")
+    for number, ticket in ledger.tickets.known.items():
+        if ticket.rollouts:
+            ledger.note_scores(number)
     return ledger
 
 

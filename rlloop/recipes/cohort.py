@@ -9,6 +9,7 @@ import numpy as np
 from rlloop.algorithms.base import Algorithm
 from rlloop.algorithms.selection import Candidates, window_threshold
 from rlloop.config import Stage
+from rlloop.loop.cohort_scores import CohortScores
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.records import Selected
 from rlloop.loop.snapshot import CohortStats
@@ -17,9 +18,7 @@ from rlloop.rewards.blend import blend
 
 def cohort_candidates(ledger: Ledger, k: int, stage: Stage) -> Candidates:
     """Rollouts of cohort k with their ranking score, in (score descending, ticket, clip) order; missing left out."""
-    keys, scores = _rollouts(ledger, k, stage)
-    places = np.array(keys, np.int64).reshape(-1, 2)
-    return Candidates(places[:, 0], places[:, 1], scores)
+    return Candidates(*ledger.scores_of(k).keys(), _ranking_scores(ledger, k, stage))
 
 
 def close_cohort(ledger: Ledger, k: int, algorithm: Algorithm) -> Selected:
@@ -48,34 +47,36 @@ def cohort_stats(ledger: Ledger, k: int, closed_at: float) -> CohortStats:
 
     The reward is the first score that the stage ranks by, unblended: z-scores over a cohort have mean zero anyway.
     """
-    stage = ledger.plan.stage_of(k)
+    stage, found = ledger.plan.stage_of(k), ledger.scores_of(k)
     label = next(iter(stage.selection.rank_by))
-    chosen = {(t, c) for t, c, _ in ledger.selections[k].examples}
-    found = [(n, ledger.tickets[n], r) for n in ledger.plan.generations[k].tickets for r in ledger.tickets[n].rollouts]
-    scored = [(n, ticket, r, r.scores[label]) for n, ticket, r in found if r.scores.get(label) is not None]
-    rewards = np.array([score for *_, score in scored])
-    versions = np.array([ticket.version for _, ticket, _, _ in scored])
-    ages = [k - ticket.version for _, ticket, _ in found]
+    tickets, _ = found.keys()
+    of_tickets = np.array([ledger.tickets[n].version or 0 for n in found.tickets], np.int64)
+    versions = of_tickets[tickets - found.tickets.start]
+    examples = {(t, c) for t, c, _ in ledger.selections[k].examples}
+    chosen = found.chosen(examples)
+    scores = found.scores(label)
+    is_scored = ~np.isnan(scores)
+    rewards, of_version = scores[is_scored], versions[is_scored]
     return CohortStats(
         generation=k,
         stage=stage.name,
-        num_rollouts=len(found),
-        num_selected=len(chosen),
+        num_rollouts=len(tickets),
+        num_selected=len(examples),
         reward={
             "mean": mean(rewards),
             "std": float(rewards.std()) if rewards.size else float("nan"),
             "min": float(rewards.min(initial=np.inf)),
             "max": float(rewards.max(initial=-np.inf)),
-            "top": mean(np.array([score for n, _, r, score in scored if (n, r.clip) in chosen])),
+            "top": mean(scores[is_scored & chosen]),
         },
-        scores=mean_scores([r for *_, r in found]),
-        policy_versions=dict(Counter(int(ticket.version) for _, ticket, _ in found)),
+        scores=mean_scores(found),
+        policy_versions=dict(Counter(versions.tolist())),
         reward_by_version={
-            int(v): (mean(rewards[versions == v]), int((versions == v).sum())) for v in np.unique(versions)
+            int(v): (mean(rewards[of_version == v]), int((of_version == v).sum())) for v in np.unique(of_version)
         },
-        missing=dict(Counter(reason for *_, r in found for reason in r.reasons.values())),
-        staleness_mean=float(np.mean(ages)) if ages else 0.0,
-        staleness_max=max(ages, default=0),
+        missing=dict(found.reasons),
+        staleness_mean=mean(k - versions) if tickets.size else 0.0,
+        staleness_max=int((k - versions).max(initial=0)),
         closed_at=closed_at,
     )
 
@@ -84,30 +85,24 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def mean_scores(rollouts) -> dict[str, float]:
+def mean_scores(found: CohortScores) -> dict[str, float]:
     """Mean of each named score over the rollouts that have it."""
-    names = sorted({name for rollout in rollouts for name in rollout.scores})
-    present = {name: [r.scores[name] for r in rollouts if r.scores.get(name) is not None] for name in names}
-    return {name: float(np.mean(values)) for name, values in present.items() if values}
+    columns = {name: found.scores(name) for name in sorted(found.tables)}
+    present = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    return {name: mean(values) for name, values in present.items() if values.size}
 
 
-def _rollouts(ledger: Ledger, k: int, stage: Stage) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Keys (ticket, clip) of a cohort's rollouts and their ranking scores, NaN where missing."""
-    found = [
-        (ticket, rollout)
-        for ticket in ledger.plan.generations[k].tickets
-        for rollout in ledger.tickets[ticket].rollouts
-    ]
-    keys = [(ticket, rollout.clip) for ticket, rollout in found]
+def _ranking_scores(ledger: Ledger, k: int, stage: Stage) -> np.ndarray:
+    """[N] what a cohort's rollouts are ranked by, in the order of (ticket, clip); NaN where missing."""
     names = stage.selection.rank_by
-    return keys, blend({name: [r.scores.get(name) for _, r in found] for name in names}, names)
+    return blend({name: ledger.scores_of(k).scores(name) for name in names}, names)
 
 
 def _threshold(ledger: Ledger, k: int, stage: Stage) -> float | None:
     """Quantile over the last `window` rollouts up to and including cohort k, of the same stage."""
-    scores: list[float] = []
+    scores = np.zeros(0)
     for generation in reversed(ledger.plan.generations[: k + 1]):
         if generation.stage != ledger.plan.generations[k].stage or len(scores) >= stage.selection.window:
             break
-        scores = [*_rollouts(ledger, generation.k, stage)[1], *scores]
+        scores = np.concatenate([_ranking_scores(ledger, generation.k, stage), scores])
     return window_threshold(scores[-stage.selection.window :], stage.selection.top_fraction)

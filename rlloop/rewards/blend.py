@@ -17,7 +17,8 @@ def blend(scores: Mapping[str, Sequence[float | None]], weights: Mapping[str, fl
         scores: name -> [N] values, None or not finite where missing.
         weights: name -> weight.
     Returns:
-        [N] float64; NaN wherever any of the weighted scores is missing: a missing score is never zero.
+        [N] float64; NaN wherever any of the weighted scores is missing: a missing score is never zero. It may be an
+        array that was passed in, and is to be read only.
     Raises:
         ValueError: no weights, a weight for a score that is not there, or scores of different lengths.
     """
@@ -29,7 +30,7 @@ def blend(scores: Mapping[str, Sequence[float | None]], weights: Mapping[str, fl
         raise ValueError(f"blend: one population is expected, but the scores count {lengths}")
     if len(columns) == 1:
         ((name, values),) = columns.items()
-        return values * np.sign(weights[name])
+        return values if weights[name] > 0 else values * np.sign(weights[name])
     return np.sum([weights[name] * z_scores(values) for name, values in columns.items()], axis=0)
 
 
@@ -47,7 +48,8 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 
 def as_column(values: Sequence[float | None]) -> np.ndarray:
-    """[N] float64, NaN for what is missing or not finite."""
+    """[N] float64, NaN for what is missing or not finite; an array in which nothing is stays itself."""
     is_array = isinstance(values, np.ndarray) and values.dtype == np.float64
     column = values if is_array else np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-    return np.where(np.isfinite(column), column, np.nan)
+    finite = np.isfinite(column)
+    return column if finite.all() else np.where(finite, column, np.nan)

@@ -105,6 +105,9 @@ def test_jobs_stop_with_a_checkpoint_and_resume_and_fail_with_status_one(head):
     first = submit(head, "first", *TINY, options=(*upload, "--no-wait"))
     assert first.returncode == 0, first.stderr + first.stdout
     digest = load(runs.FAKE, list(TINY)).digest()
+    wait_for_buffer(run_dir)
+    scaled = scale_from_outside(head, run_dir)
+    assert scaled.returncode == 0 and "sampler: 2 actors" in scaled.stdout, scaled.stdout + scaled.stderr
     seen, asked = wait_for_checkpoint(head, run_dir, digest, "first"), time.time()
     stopped = job(head, "stop", "first")
     assert stopped.returncode == 0 and "STOPPED" in job(head, "status", "first").stdout.upper()
@@ -124,6 +127,23 @@ def test_jobs_stop_with_a_checkpoint_and_resume_and_fail_with_status_one(head):
     assert wrong.returncode == 1 and "did you mean 'num_actors'" in wrong.stdout
 
 
+def wait_for_buffer(run_dir: Path) -> None:
+    """The buffer opens the journal."""
+    deadline = time.monotonic() + runs.DEADLINE_S
+    while not (run_dir / "journal" / "journal.log").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def scale_from_outside(client: dict, run_dir: Path, *options: str) -> subprocess.CompletedProcess:
+    """`rlloop scale` where nothing but the dashboard is known."""
+    command = [sys.executable, "-m", "rlloop.commands.main", "scale", str(run_dir), *options]
+    return subprocess.run(
+        [*command, "--address", client["RAY_API_SERVER_ADDRESS"]],
+        env=client, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=runs.DEADLINE_S,
+    )  # fmt: skip
+
+
 def wait_for_checkpoint(client: dict, run_dir: Path, digest: str, name: str) -> int:
     """The step of the first checkpoint inside the generation."""
     deadline = time.monotonic() + runs.DEADLINE_S
@@ -137,4 +157,7 @@ def wait_for_checkpoint(client: dict, run_dir: Path, digest: str, name: str) -> 
 
 def test_a_client_without_the_token_is_turned_away(head):
     stranger = {**head, "RAY_AUTH_MODE": "disabled"}
+    assert job(head, "list").returncode == 0, "with it the same request is answered"
     assert job(stranger, "list").returncode != 0
+    turned_away = scale_from_outside(stranger, Path("/run"))
+    assert turned_away.returncode == 2 and "RAY_AUTH_MODE=token" in turned_away.stderr

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from actors.cluster import possible_nodes
+from actors.scaling import how_to_go_on
 from rlloop.config import PRESETS, load
 from rlloop.recipes.doctor import GIB, SHM_MOST, SHM_SHARE, weights_of_steps
-from rlloop.resources import Nodes, check_nodes, node_types, resources
+from rlloop.resources import Nodes, check_nodes, node_types, resources, rows_on
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -164,6 +166,50 @@ def test_presets_with_node_types_fit_every_cluster(name, preset):
     assert check_nodes(resources(config), nodes) is None
     bounds = config.sampler.autoscale
     assert bounds is None or bounds.max * config.sampler.num_gpus <= node_groups(name)["sampler"][2]
+
+
+@pytest.mark.parametrize("name", [*CLOUDS, "gpu-onprem", "kuberay"])
+@pytest.mark.parametrize("preset", PLACED)
+def test_a_cluster_that_has_just_come_up_takes_the_presets(name, preset):
+    """One node of each type, and nobody says which may come: neither the run nor the doctor may refuse it."""
+    if name == "gpu-onprem":  # its machines' CPUs are found by Ray; no fewer than the clouds' are expected
+        least = [(8, 0 if node == "head" else 1, 1, node) for node in TYPES]
+    else:
+        least = [
+            (cpus, gpus, max(each["min_workers"], node.startswith("head")), "head" if "head" in node else node)
+            for node, (cpus, gpus, _, each) in node_groups(name).items()
+        ]
+    alive = [Nodes(count, cpus, gpus, frozenset({node})) for cpus, gpus, count, node in least if count]
+    assert sum(node.count for node in alive) == 4
+    assert check_nodes(rows_on(load(preset), []), alive) is None
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_what_may_come_is_read_from_what_ray_up_leaves_on_the_head(tmp_path, name):
+    left = tmp_path / "ray_bootstrap_config.yaml"
+    left.write_text(json.dumps(prepared(name)))
+    found = possible_nodes(left)
+    assert {(*node.types, node.count, node.gpus_each) for node in found} == {
+        ("sampler", 4, 1), ("reward", 2, 1), ("trainer", 1, 1)
+    }  # fmt: skip
+    head = Nodes(1, 8, 0, frozenset({"head"}))
+    config = load("cluster")
+    assert check_nodes(rows_on(config, found), [head], found) is None
+    too_many = load("cluster", ["sampler.autoscale.max=5"])
+    assert "sampler 5), there are 4" in check_nodes(rows_on(too_many, found), [head], found)
+
+
+def test_where_nothing_says_what_may_come_nothing_is_guessed(tmp_path):
+    left = tmp_path / "ray_bootstrap_config.yaml"
+    assert possible_nodes(left) == []
+    damaged = ("", "[", "a: 1", "{}", "1", "a: {max_workers: x}", "a: {resources: 3}")
+    for text in (*damaged, *(f"available_node_types: {{{inner}}}" for inner in damaged[2:])):
+        left.write_text(text)
+        assert possible_nodes(left) == [], text
+    left.write_text(json.dumps(prepared("gpu-onprem")))
+    assert possible_nodes(left) == []
+    assert "--anyway" in how_to_go_on([]) and "not known" in how_to_go_on([])
+    assert "not known" not in how_to_go_on([Nodes(1, 1, 0)])
 
 
 def test_node8_fits_eight_gpus_and_one_gpu_one():

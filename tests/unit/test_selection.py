@@ -1,5 +1,6 @@
 """Selection equals a plain sort; blending is hand-computed; a missing score is never zero."""
 
+import json
 import math
 import random
 import time
@@ -20,10 +21,11 @@ from rlloop.algorithms.selection import (
     with_advantages,
 )
 from rlloop.config import Selection, build
+from rlloop.loop import ledger_state
 from rlloop.loop import records as r
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.plan import Plan
-from rlloop.recipes.cohort import close_cohort, cohort_stats
+from rlloop.recipes.cohort import close_cohort, cohort_candidates, cohort_stats
 from rlloop.rewards.blend import blend
 
 
@@ -147,6 +149,71 @@ def cohort(scores, **selection):
         reasons = {} if score is not None else {"x": "x: silent"}
         ledger.apply(r.Buffered(ticket, 0, (r.RolloutRecord(0, 1, {"x": score}, reasons),)))
     return ledger
+
+
+def record_by_record(ledger, k, stage):
+    """What a cohort's ranking is, taken from its rollouts one at a time: sorted (-score, ticket, clip), all scores."""
+    numbers = ledger.plan.generations[k].tickets
+    found = [(number, rollout) for number in numbers for rollout in ledger.tickets[number].rollouts]
+    names = stage.selection.rank_by
+    scores = blend({name: [rollout.scores.get(name) for _, rollout in found] for name in names}, names)
+    keyed = zip(scores.tolist(), found, strict=True)
+    return sorted((-s, n, rollout.clip) for s, (n, rollout) in keyed if math.isfinite(s)), scores
+
+
+@pytest.mark.parametrize("weights", [{"x": 1.0}, {"x": 0.3, "y": 1.7}, {"x": -1.0}])
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_of_a_cohort_are_its_rollouts_whatever_arrives_when(seed, weights):
+    """Tickets in any order, some that fail, of other sizes and clip numbers, with scores that lack; then a snapshot."""
+    rng = random.Random(seed)
+    selection = {"rank_by": weights, "window": 70, "top_fraction": 0.2}
+    stage = {"name": "s", "tickets": 30, "generations": 3, "selection": selection, "label_score": "x"}
+    config = build({"stages": [stage], "scorer": {"rewards": ["m:x", "m:y"]}, "sampler": {"clips_per_prompt": 4}})
+    ledger, arrivals = Ledger(Plan.from_config(config)), list(range(90))
+    rng.shuffle(arrivals)
+    for ticket in arrivals:
+        clips = rng.sample(range(9), rng.randrange(5))
+        values = [{n: rng.choice([None, 1.0, rng.random()]) for n in rng.sample("xy", rng.randrange(3))} for _ in clips]
+        rollouts = [
+            r.RolloutRecord(c, c, v, {n: "silent" for n in v if v[n] is None})
+            for c, v in zip(clips, values, strict=True)
+        ]
+        ledger.apply(r.Buffered(ticket, 0, tuple(rollouts)) if clips else r.Failed(ticket, "died"))
+    again = ledger_state.load(ledger.plan, json.loads(json.dumps(ledger_state.dump(ledger))))
+    window = []
+    for k in range(3):
+        settings = ledger.plan.stage_of(k)
+        expected, scores = record_by_record(ledger, k, settings)
+        window = [*window, *scores][-70:]
+        for each in (ledger, again):
+            found = cohort_candidates(each, k, settings)
+            assert [(-c.score, c.ticket, c.clip) for c in found] == expected
+            threshold = float(np.quantile([s for s in window if math.isfinite(s)], 0.8))
+            taken = tuple((t, c, "") for s, t, c in expected if -s >= threshold)
+            assert close_cohort(each, k, ExpertIteration()).examples == taken
+            each.apply(close_cohort(each, k, ExpertIteration()))
+        assert cohort_stats(ledger, k, 0.0) == cohort_stats(again, k, 0.0)
+        found = [rollout for n in ledger.plan.generations[k].tickets for rollout in ledger.tickets[n].rollouts]
+        values = [rollout.scores["y"] for rollout in found if rollout.scores.get("y") is not None]
+        stats = cohort_stats(ledger, k, 0.0)
+        assert stats.scores["y"] == float(np.mean(values)) and stats.num_rollouts == len(found)
+        assert stats.missing == {"silent": sum(len(rollout.reasons) for rollout in found)}
+
+
+def test_columns_go_with_the_scores_of_a_forgotten_cohort():
+    ledger = cohort([1.0, 2.0])
+    ledger.apply(close_cohort(ledger, 0, ExpertIteration()))
+    ledger.apply(r.Published(1))
+    assert list(ledger.scores) == [0]
+    ledger.forget_cohorts(1)
+    assert not ledger.scores and not cohort_candidates(ledger, 0, ledger.plan.stages[0])
+
+
+def test_a_cohort_is_ranked_without_a_look_at_its_tickets():
+    """Which are objects: a million of them take seconds, in the buffer's turn."""
+    ledger = cohort([float(n % 7) for n in range(70)], top_fraction=0.1)
+    ledger.tickets = None
+    assert [ticket for ticket, _, _ in close_cohort(ledger, 0, ExpertIteration()).examples] == list(range(6, 49, 7))
 
 
 def test_missing_scores_are_never_selected_even_if_all_others_are_negative():
