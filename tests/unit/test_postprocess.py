@@ -111,6 +111,24 @@ def test_the_meter_is_the_recommendation_s_at_any_rate_and_length(music):
     assert measure_itu_lufs(odd, 44_101) == pytest.approx(-23.01, abs=0.03)
 
 
+def noise(kind: str, rate: int) -> np.ndarray:
+    """10 s of white noise, of pink noise, or of a closed hi-hat: bursts above 0.7 of half the rate, twice a second."""
+    size = 10 * rate
+    bins = np.fft.rfftfreq(size, 1 / rate)
+    shape = {"white": np.ones_like(bins), "pink": 1 / np.sqrt(np.maximum(bins, 20)), "hat": bins > 0.35 * rate}[kind]
+    wave = np.fft.irfft(np.fft.rfft(np.random.default_rng(0).standard_normal(size)) * shape, size)
+    wave *= np.exp(-(np.arange(size) % (rate // 2)) / (0.03 * rate)) if kind == "hat" else 1
+    return np.float32(0.3 * wave / np.abs(wave).max())
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("kind", ["white", "pink", "hat"])
+def test_treble_counts_at_any_rate(kind, rate):
+    done = level(noise(kind, rate), rate, target_lufs=-30.0)
+    assert not done.is_held_back
+    assert integrated_lufs(done.audio, rate) == pytest.approx(-30.0, abs=0.02)
+
+
 def test_counts_of_the_last_levelling():
     def facts(lufs, is_held_back):
         return {"lufs": lufs, "is_held_back": is_held_back, "target_lufs": -16.5}
