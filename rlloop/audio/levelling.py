@@ -56,7 +56,8 @@ METERS: dict[str, Callable[[np.ndarray, int], float]] = {"itu": measure_itu_lufs
 
 @dataclass(frozen=True)
 class Levelled:
-    """Audio at its new level. `lufs_before` and `lufs` are None for silence, which is left as it is.
+    """Audio at its new level. `lufs_before` and `lufs` are None for silence and for what is too short for the meter:
+    both are left as they are.
 
     `is_held_back`: the peak rule keeps it below the target.
     """
@@ -65,6 +66,7 @@ class Levelled:
     lufs_before: float | None
     lufs: float | None
     is_held_back: bool
+    is_too_short: bool = False
 
 
 def level(
@@ -83,7 +85,8 @@ def level(
     """
     lufs = METERS[meter](audio, sample_rate_hz)
     if lufs < SILENCE_LUFS:
-        return Levelled(audio.astype(np.float32, copy=False), None, None, False)
+        is_too_short = len(audio) < MIN_SECONDS * sample_rate_hz
+        return Levelled(audio.astype(np.float32, copy=False), None, None, False, is_too_short)
     gain = 10.0 ** ((target_lufs - lufs) / 20.0)
     highest = float(np.max(np.abs(audio)))
     is_held_back = gain * highest > ceiling

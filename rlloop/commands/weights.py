@@ -93,11 +93,14 @@ def fetch(
 
     Example: rlloop weights fetch vae_44k bigvgan_v2_44k
     """
-    from rlloop.weights.catalogue import entries
+    from rlloop.recipes.disk import make_writable
+    from rlloop.weights.catalogue import entries, root
     from rlloop.weights.download import Network
     from rlloop.weights.fetching import fetch as fetch_entry
 
     chosen, network, failed = entries(names), Network.from_environment(), []
+    if any(state_of(entry) in ("absent", "partial") for entry in chosen):  # where all is here, nothing is written
+        make_writable(root())
     with progress() as report_of:
         for entry in chosen:
             try:

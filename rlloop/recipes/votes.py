@@ -83,7 +83,13 @@ def read_votes(path: Path, blocks: Sequence[str], clips: Path | None = None) -> 
     blind = [row for row, revealed in enumerate(texts(table, "revealed")) if revealed != "True"]
     if not blind:
         raise ValueError(f"{path}: all {len(table)} votes were given after what was what had been shown; none is blind")
-    is_one_run = len({*columns["run_a"], *columns["run_b"]}) == 1
+    runs = sorted({*columns["run_a"], *columns["run_b"]})
+    if clips is not None and len({Path(run).name for run in runs}) < len(runs) > 1:
+        raise ValueError(
+            f"{path}: the votes are on {' and '.join(runs)}, which --clips {clips} cannot tell apart by name; put them "
+            "where they lay and leave it out, or give them other names, in run_a and run_b of the votes too"
+        )
+    is_one_run = len(runs) == 1
     found: dict[tuple[Path, str], int] = {}
     heard: list[Clip] = []
     rows: tuple[list[int], list[int]] = ([], [])

@@ -20,7 +20,7 @@ from rlloop.loop import records as r
 from rlloop.loop.journal import Journal
 from rlloop.recipes.clip_files import list_clips
 from rlloop.recipes.generate_folder import absent, difference
-from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
+from rlloop.recipes.generate_request import Row, candidate_seed, is_file_name, prompt_name, request_clips
 from rlloop.recipes.generate_settings import check_features, unused_negative
 from rlloop.recipes.policy_source import file_policy
 from rlloop.recipes.run_copy import RunCopy
@@ -239,6 +239,31 @@ def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
     (out / "d-s0.wav").write_bytes(b"mine")
     assert "is there and not of rlloop generate" in generate("d", *FAKE, "--out", out, status=2)
     assert (out / "d-s0.wav").read_bytes() == b"mine"
+
+
+def test_the_list_is_of_what_is_there(tmp_path):
+    generate("a", "b", *FAKE, "--out", tmp_path)
+    (tmp_path / "a-s0.wav").unlink()
+    generate("c", *FAKE, "--out", tmp_path)
+    assert [row["path"] for row in lines(tmp_path)] == ["b-s1.wav", "c-s0.wav"]
+
+
+def test_a_refusal_begins_no_list(tmp_path):
+    config = tmp_path / "breaking.yaml"
+    text = Path("tests/fake.yaml").read_text()
+    options = f"options: {{marker: {tmp_path / 'marker'}}}"
+    config.write_text(text.replace('"tests.fakes:tiny_generator"', f'"tests.unit.test_generate:third", {options}'))
+    generate("c", "--config", config, "--out", tmp_path / "out", status=2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("x" * 200, True), ("x" * 201, False), ("音" * 66, True), ("音" * 67, False), ("a\tb", False), ("a\x85b", False),
+     ("a/b", False), ("a\\b", False), (".a", False), ("", False), ("a b", True)],
+)  # fmt: skip
+def test_an_id_is_a_file_name(name, is_one):
+    assert is_file_name(name) == is_one
 
 
 def test_an_error_halfway_keeps_what_was_made(tmp_path):

@@ -103,6 +103,14 @@ def test_votes_on_two_runs_know_both(tmp_path):
     assert len(read_preferences(path, None, moved)[0]) == 4
 
 
+def test_two_runs_of_one_name_are_not_mixed_up(tmp_path):
+    a, b = make_run(tmp_path / "a" / "mini"), make_run(tmp_path / "b" / "mini", seed=1)
+    path = vote(pairs_of(report_page([a, b])), tmp_path / "votes.jsonl")
+    assert len(read_preferences(path, None)[0]) == 4
+    with pytest.raises(ValueError, match=f"on {a} and {b}, which --clips {tmp_path} cannot tell apart"):
+        read_preferences(path, None, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
