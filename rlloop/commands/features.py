@@ -41,10 +41,12 @@ def run(
     """
     from rlloop.data.prompts import read_prompts
     from rlloop.models.text import NEGATIVE_PROMPT
+    from rlloop.recipes.disk import make_writable
     from rlloop.recipes.prompt_features import EncoderFiles
     from rlloop.weights import resolve
 
     found = read_prompts(prompts, column)
+    make_writable(out)
     texts = [before + prompt for before in prefix for prompt in found]
     texts.append(NEGATIVE_PROMPT if negative is None else negative)
     files = EncoderFiles(*(str(resolve(name).resolve()) for name in (t5, clap, tokenizer)))

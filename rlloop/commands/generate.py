@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlloop.views.progress import JobProgress
 
 NUM_SHOWN = 5
+SAMPLING = "evaluation.sampling of --run, sampling of --config"
 
 
 def run(
@@ -29,7 +30,10 @@ def run(
         ),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option("--run", help="A run (its result) or a checkpoint's folder; its configuration holds.")
+        str | None,
+        typer.Option(
+            "--run", help="A run (its result), its copy's URI, or a checkpoint's folder; its configuration holds."
+        ),
     ] = None,
     version: Annotated[int | None, typer.Option(min=0, help="Version of --run.", show_default="its result")] = None,
     weights: Annotated[
@@ -39,14 +43,12 @@ def run(
         str, typer.Option(help="Preset or file: generator, sampling, rewards.", show_default="the run's, else mini")
     ] = "",
     seed: Annotated[str, typer.Option(help="Base seeds, comma between; a clip's seed is base + row.")] = "0",
-    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="sampling of --config")] = None,
-    solver: Annotated[str, typer.Option(help="euler or heun.", show_default="sampling of --config")] = "",
-    guidance: Annotated[float | None, typer.Option(help="CFG weight.", show_default="sampling of --config")] = None,
-    score: Annotated[str, typer.Option(help="Conditioning score, or none.", show_default="sampling of --config")] = "",
-    negative: Annotated[str | None, typer.Option(help="Negative prompt.", show_default="sampling of --config")] = None,
-    prefix: Annotated[
-        str | None, typer.Option(help="Goes before prompts.", show_default="sampling of --config")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default=SAMPLING)] = None,
+    solver: Annotated[str, typer.Option(help="euler or heun.", show_default=SAMPLING)] = "",
+    guidance: Annotated[float | None, typer.Option(help="CFG weight.", show_default=SAMPLING)] = None,
+    score: Annotated[str, typer.Option(help="Conditioning score, or none.", show_default=SAMPLING)] = "",
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.", show_default=SAMPLING)] = None,
+    prefix: Annotated[str | None, typer.Option(help="Goes before prompts.", show_default=SAMPLING)] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, max=300, help="Length to draw.", show_default="what was trained on")
     ] = None,
@@ -104,6 +106,8 @@ def run(
     if submission is not None:
         given.check_submission(rows, seeds, suffix, bits)
         given.check_zip(submission)
+    if actors and policy and "://" in policy:
+        raise ValueError(f"--run {policy} is fetched to this machine alone; with --actors copy it to a share first")
     settings, source = given.resolve_policy(policy, version, weights, config, trust_code)
     if policy is not None and (line := code_line(settings)):
         print(f"rlloop: note: {line}", file=sys.stderr)
@@ -125,8 +129,8 @@ def run(
         bits=bits,
         batch=batch,
     )
-    if note:
-        print(f"rlloop: note: {note}", file=sys.stderr)
+    for line in filter(None, (note, given.unused_negative(negative, settings.sampling))):
+        print(f"rlloop: note: {line}", file=sys.stderr)
     clips = list(dict.fromkeys(request_clips(rows, seeds, suffix)))
     missing = claim_folder(job, clips, out, overwrite)
     failed = draw(job, missing, out, clips, actors, cpus, gpus)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 10
 
 app = typer.Typer(
-    help="Post-processing of clips: vocals dropped, loudness set. What is there from the same clip stays.",
+    help="Post-processing of clips, into mono: vocals dropped, loudness set. What is there from the same clip stays.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Clips = Annotated[Path, typer.Argument(help="Folder of audio files, or a clips.jsonl with path and prompt a line.")]
+Clips = Annotated[Path, typer.Argument(help="Folder of audio files, or a clips.jsonl; several channels become mono.")]
 Out = Annotated[Path, typer.Option(help="Folder for the clips and their clips.jsonl; not that of CLIPS.")]
 Bits = Annotated[int, typer.Option(help="16 or 24 a sample.")]
 Actors = Annotated[int, typer.Option(min=0, help="Processes on Ray; 0: this process, without Ray.")]
@@ -148,6 +148,8 @@ def process(
     reasons = Counter(each["reason"] for each in done.values() if "reason" in each)
     for reason, count in reasons.most_common(SHOWN_REASONS):
         print(f"rlloop: {count} not processed: {reason}", file=sys.stderr)
+    if mixed := sum(each["is_mixed"] for each in good):
+        print(f"rlloop: note: {mixed} clips have several channels; they are written as mono", file=sys.stderr)
     kept = sum(each["is_kept"] for each in good)
     print(f"{len(good)} of {len(tasks)} clips in {out}, {kept} of them before")
     counts = loudness_counts([each["facts"] for each in good])

@@ -40,7 +40,8 @@ def train(
 
     Pairs have `winner` (model_a, model_b, tie) and features_a, features_b, or clap_a, clap_b, mert_a, mert_b, text_emb;
     and if you like prompt, source, system_a, system_b, split (train, val, test). Votes are the votes.jsonl that the
-    blind test of `rlloop report` stores: their clips are heard with the bundled ear, or with TuneJury's (--features).
+    blind test of `rlloop report` stores: their clips are heard with the bundled ear, or with TuneJury's (--features);
+    votes given after what was what had been shown are left out.
 
     Examples: rlloop reward train pairs.parquet --out my_reward --seeds 42,43,44
 
@@ -59,7 +60,10 @@ def train(
         device=device,
     )
     blocks = [name.strip() for name in features.split(",")] if features else None
-    show(train_reward(pairs, out, settings, blocks, clips))
+    metrics = train_reward(pairs, out, settings, blocks, clips)
+    if left_out := metrics["votes_not_blind"]:
+        print(f"rlloop: note: {left_out} votes were given after what was what had been shown, and are left out")
+    show(metrics)
     print(f"{out / 'head.safetensors'}; figures in metrics.json and MODEL_CARD.md beside it")
 
 

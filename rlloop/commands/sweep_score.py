@@ -15,7 +15,10 @@ def run(
     ] = "0,0.5,1,1.5,2,3",
     config: Annotated[str, typer.Option(help="Preset or file: generator, evaluation, held-out prompts.")] = "mini",
     weights: Annotated[
-        Path | None, typer.Option(help="A run, one of its checkpoints, or weights.safetensors; default: as shipped.")
+        str | None,
+        typer.Option(
+            help="A run, its copy's URI, one of its checkpoints, or weights.safetensors.", show_default="as shipped"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.svg.")] = Path("runs/sweep"),
     trust_code: Annotated[
@@ -42,18 +45,20 @@ def run(
     from rich.console import Console
 
     from rlloop.recipes.disk import make_writable
+    from rlloop.recipes.fetch_run import local_run
     from rlloop.recipes.sampler import Sampler
     from rlloop.recipes.score_sweep import load_policy, sweep, write_sweep
     from rlloop.views.evaluation import sweep_table
     from rlloop.views.progress import JobProgress
 
     make_writable(out)
+    policy = None if weights is None else local_run(weights)
     evaluation = settings.evaluation
     total = len(values) * evaluation.num_prompts * evaluation.seeds_per_prompt
     with JobProgress("clips", total) as progress:
         progress.phase("loading the models")
         sampler = Sampler(settings, evaluation)
-        source = load_policy(sampler, weights) if weights is not None else None
+        source = load_policy(sampler, policy) if policy is not None else None
         found = sweep(settings, values, sampler, progress.advance)
     write_sweep(found, out)
     console = Console()

@@ -93,11 +93,14 @@ def fetch(
 
     Example: rlloop weights fetch vae_44k bigvgan_v2_44k
     """
-    from rlloop.weights.catalogue import entries
+    from rlloop.recipes.disk import make_writable
+    from rlloop.weights.catalogue import entries, root
     from rlloop.weights.download import Network
     from rlloop.weights.fetching import fetch as fetch_entry
 
     chosen, network, failed = entries(names), Network.from_environment(), []
+    if any(state_of(entry) in ("absent", "partial") for entry in chosen):  # where all is here, nothing is written
+        make_writable(root())
     with progress() as report_of:
         for entry in chosen:
             try:
@@ -201,7 +204,9 @@ def report(done: Taken) -> None:
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run, one of its checkpoints, or a file.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A run, its copy's URI, one of its checkpoints, or a file.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pt file to write; its .json says what it is.")],
     like: Annotated[
         str | None, typer.Option(help="Checkpoint whose names it takes: a path, a name, or ours. Default: the run's.")
@@ -214,14 +219,15 @@ def export(
     Example: rlloop weights export runs/paper fluxaudio_trained.pt
     """
     from rlloop.recipes.export_weights import export as export_weights
+    from rlloop.recipes.fetch_run import local_run
 
-    for line in export_weights(checkpoint, out, like=like, variant=variant, frames=frames):
+    for line in export_weights(local_run(checkpoint), out, like=like, variant=variant, frames=frames):
         print(line)
 
 
 @app.command()
 def average(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or the URI of a run's copy.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     stage: Annotated[str, typer.Option(help="Stage whose updates are averaged.")],
     sigma: Annotated[float, typer.Option(help="Relative width of the average.")] = 0.05,
@@ -232,5 +238,6 @@ def average(
     Example: rlloop weights average runs/paper sft_ema.safetensors --stage sft --sigma 0.05
     """
     from rlloop.recipes.averages import average as average_weights
+    from rlloop.recipes.fetch_run import local_run
 
-    print(average_weights(run, stage, sigma, step, out))
+    print(average_weights(local_run(run), stage, sigma, step, out))

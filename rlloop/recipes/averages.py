@@ -14,6 +14,7 @@ from rlloop.config import Config
 from rlloop.loop.checkpoints import write_arrays
 from rlloop.loop.plan import Plan
 from rlloop.models.ema import Snapshot, synthesise
+from rlloop.recipes.disk import make_writable
 
 NAME = re.compile(r"sigma([0-9.]+)-step(\d+)\.safetensors")
 
@@ -51,6 +52,7 @@ def average(run_dir: Path, stage: str, sigma: float, step: int | None, out: Path
     """
     if out.exists():
         raise ValueError(f"{out} is there already; choose another name")
+    make_writable(out.parent)
     path = run_dir / "config.json"
     if not path.is_file():
         raise ValueError(f"{run_dir} is no run: it has no config.json; name a run directory")

@@ -18,6 +18,7 @@ from rlloop.loop.result import is_run, result_checkpoint
 from rlloop.models.checkpoint import LoadReport, export_state, load_network
 from rlloop.models.fluxaudio import FluxAudioSpec
 from rlloop.models.policy import MINI
+from rlloop.recipes.disk import make_writable
 from rlloop.weights import read_checkpoint, resolve
 
 OURS = "ours"
@@ -60,12 +61,12 @@ def export(
     for path in (out, details):
         if path.exists():
             raise ValueError(f"{path} is there already; choose another name")
+    make_writable(out.parent)
     trained = find(Path(checkpoint).expanduser())
     variant = variant or (trained.marker and trained.marker.variant) or trained.option("variant")
     network, report = load_network(trained.path, trained.spec, variant=variant, latent_seq_len=frames)
     origin = like or trained.option("network") or OURS
     state = export_state(network, None if origin == OURS else origin_of(origin, network.spec))
-    out.parent.mkdir(parents=True, exist_ok=True)
     write(out, state)
     details.write_text(json.dumps(describe(trained, report.spec, origin, state), indent=1) + "\n")
     return [

@@ -65,14 +65,19 @@ def difference(found: Any, wanted: Any, where: str = "") -> str:
 
 
 def write_index(out: Path, clips: Sequence[ClipRequest]) -> list[dict[str, Any]]:
-    """Brings clips.jsonl up to date with the files of these clips; lines of other clips stay.
+    """Brings clips.jsonl up to date with the files of these clips; lines of other clips stay while their files do.
+
+    Where nothing was made and there is no list, none is begun.
 
     Returns:
         the lines of those that are there.
     """
-    lines, gone = {row["path"]: row for row in read_index(out)}, absent(out, [clip.path for clip in clips])
+    lines = {row["path"]: row for row in read_index(out)}
+    gone = absent(out, [*lines, *(clip.path for clip in clips)])
     mine = [{"path": clip.path, **(read_details(out / clip.path) or {})} for clip in clips if clip.path not in gone]
-    lines |= {line["path"]: line for line in mine}
+    lines = {path: line for path, line in lines.items() if path not in gone} | {line["path"]: line for line in mine}
+    if not lines and not (out / INDEX).exists():
+        return []
     scratch = out / (INDEX + ".tmp")
     with scratch.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines.values())

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlloop.data.prompts import decode, read_prompts
 
 MAX_SLUG = 60
+MAX_ID_BYTES = 200  # of the 255 that a file name may have: a seed, a suffix and .part go behind it
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def _challenge_rows(path: Path, reader: csv.DictReader) -> list[Row]:
                 raise ValueError(
                     f"prompts: {path} line {number}: id {name!r} has no prompt; add it or take the row out"
                 )
-            if not re.fullmatch(r"[^/\\\0]{1,200}", name) or name.startswith("."):
+            if not is_file_name(name):
                 raise ValueError(
-                    f"prompts: {path} line {number}: id {name[:80]!r} is no file name; expected 1 to 200 characters "
-                    "without / and not beginning with a dot"
+                    f"prompts: {path} line {number}: id {name[:80]!r} is no file name; expected 1 to {MAX_ID_BYTES} "
+                    "bytes of UTF-8 without / and control characters, not beginning with a dot"
                 )
             if name in seen:
                 raise ValueError(f"prompts: {path} line {number}: id {name!r} is that of line {seen[name]}; rename one")
@@ -71,6 +72,12 @@ def _challenge_rows(path: Path, reader: csv.DictReader) -> list[Row]:
     if not rows:
         raise ValueError(f"prompts: {path} holds no row; expected at least one with id and prompt")
     return rows
+
+
+def is_file_name(name: str) -> bool:
+    """Whether an id can be one: short enough, visible, in its folder."""
+    is_plain = re.fullmatch(r"[^/\\\x00-\x1f\x7f-\x9f]+", name) and not name.startswith(".")
+    return bool(is_plain) and len(name.encode()) <= MAX_ID_BYTES
 
 
 def request_clips(rows: Sequence[Row], seeds: Sequence[int], suffix: str) -> list[ClipRequest]:

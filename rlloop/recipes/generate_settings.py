@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlloop.config import Config, RewardEntry, build, load, resolve_rewards
+from rlloop.config import Config, RewardEntry, Sampling, build, load, resolve_rewards
 from rlloop.config.trust import refuse_code
 from rlloop.recipes.disk import refuse_uri
+from rlloop.recipes.fetch_run import local_run
 from rlloop.recipes.generate_request import Row, read_rows
 from rlloop.recipes.policy_source import Policy, built_policy, file_policy, run_policy
 from rlloop.rewards.registry import check_reward
@@ -106,11 +108,15 @@ def check_zip(path: Path) -> None:
 
 
 def resolve_policy(
-    run: Path | None, version: int | None, weights: str, config: str, trusts_code: bool = False
+    run: str | None, version: int | None, weights: str, config: str, trusts_code: bool = False
 ) -> tuple[Config, Policy]:
     """The configuration and the weights to sample with.
 
+    A run's own configuration samples as its evaluations did: what its report says was gained holds for that, while its
+    candidates may be drawn otherwise (the paper's have s = 2, its evaluation and the published clips s = 5).
+
     Args:
+        run: a folder, or the URI of a run's copy, which is fetched.
         trusts_code: whether code that a run's own configuration names may be run.
     Raises:
         ValueError: they cannot be found, two ways of naming them are mixed, or a run names code that is not trusted.
@@ -120,14 +126,28 @@ def resolve_policy(
     if run is None and version is not None:
         raise ValueError(f"--version {version} is of a run; name it with --run")
     if run is not None:
-        found, policy = run_policy(run, version)
+        found, policy = stored_policy(run, version)
         if config:
             return load(config), policy
         if not trusts_code:
             refuse_code(found, f"--run {run}")
-        return found, policy
+        return found.model_copy(update={"sampling": found.evaluation.sampling}), policy
     settings = load(config or "mini")
     return file_policy(weights, settings) if weights else (settings, built_policy(settings))
+
+
+def stored_policy(run: str, version: int | None) -> tuple[Config, Policy]:
+    """`run_policy` of a folder or of a URI; clips then name the URI, not the folder that it was fetched into."""
+    folder = local_run(run)
+    config, policy = run_policy(folder, version)
+    return config, replace(policy, described=policy.described.replace(str(folder), run, 1))
+
+
+def unused_negative(negative: str | None, sampling: Sampling) -> str:
+    """A note where a negative prompt was given and nothing will hear it; "" where there is none to make."""
+    if negative is None or max(sampling.guidance, sampling.guidance_end or 0.0) >= 1:
+        return ""
+    return f"--negative has no effect at guidance {sampling.guidance:g}; add --guidance 3"
 
 
 def overridden(config: Config, sampling: Mapping[str, Any]) -> Config:

@@ -48,6 +48,13 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """prompts.json, of which a report shows those that rollouts were drawn with."""
+
+    train: list[str]
+
+
+@dataclass(frozen=True)
 class KeptFiles:
     """`damaged` has a line for each file that is there and cannot be taken."""
 
@@ -55,6 +62,7 @@ class KeptFiles:
     starts: Sequence[Mapping[str, Any]]
     sweep: Sweep | None
     corpus: Mapping[str, Any] | None
+    training_prompts: Sequence[str]
     damaged: Sequence[str]
 
 
@@ -62,12 +70,14 @@ def read_kept(folder: Path) -> KeptFiles:
     """All of them; a missing or damaged one is None, or empty."""
     damaged: list[str] = []
     starts = read_if_whole(list[Start], folder / ENVIRONMENT_FILE, damaged) or []
+    prompts = read_if_whole(Prompts, folder / "prompts.json", damaged)
     sweeps = [read_if_whole(Sweep, folder / place, damaged) for place in SWEEP_PLACES]
     return KeptFiles(
         summary=read_if_whole(Summary, folder / "summary.json", damaged),
         starts=[asdict(start) for start in starts],
         sweep=next((found for found in sweeps if found), None),
         corpus=read_if_whole(dict[str, Any], folder / "corpus.json", damaged),
+        training_prompts=prompts.train if prompts else [],
         damaged=damaged,
     )
 

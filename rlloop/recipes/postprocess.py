@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from rlloop.audio.loudness import MIN_SECONDS
 from rlloop.config import StepEntry
 from rlloop.recipes.build import load_target
 from rlloop.recipes.postprocess_steps import Processed, Step
@@ -129,12 +130,14 @@ def loudness_counts(postprocessed: Sequence[Mapping[str, Any]]) -> dict[str, Any
         last += found[-1:]
     if not last:
         return None
+    too_short = sum(bool(each.get("is_too_short")) for each in last)
     levelled = [each["lufs"] for each in last if each["lufs"] is not None]
     return {
         "clips": len(last),
         "at_target": sum(each["lufs"] is not None and not each["is_held_back"] for each in last),
         "held_back": sum(bool(each["is_held_back"]) for each in last),
-        "silent": len(last) - len(levelled),
+        "silent": len(last) - len(levelled) - too_short,
+        "too_short": too_short,
         "mean_lufs": float(np.mean(levelled)) if levelled else None,
         "min_lufs": min(levelled, default=None),
         "target_lufs": last[0]["target_lufs"],
@@ -148,6 +151,8 @@ def loudness_line(counts: Mapping[str, Any]) -> str:
         line += f", {counts['held_back']} kept below it by the peak rule"
     if counts["silent"]:
         line += f", {counts['silent']} silent"
+    if counts["too_short"]:
+        line += f", {counts['too_short']} left as they were: shorter than {MIN_SECONDS:g} s, which cannot be measured"
     if counts["mean_lufs"] is not None:
         line += f"; mean {counts['mean_lufs']:.1f}, lowest {counts['min_lufs']:.1f}"
     return line

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from rlloop.audio.io import read_audio
 from rlloop.audio.tagged import FORMATS, read_details, write_tagged
 from rlloop.config import StepEntry
@@ -52,7 +54,8 @@ def plan(clips: Sequence[ClipFile], source: Path, out: Path) -> list[Task]:
 
 
 class PostprocessWorker:
-    """Called with tasks as rows, it yields {"path", "facts", "is_kept"} or {"path", "reason"} for each.
+    """Called with tasks as rows, it yields {"path", "facts", "is_kept", "is_mixed"} or {"path", "reason"} for each.
+    `is_mixed`: the clip had several channels, and is written as mono.
 
     A file that says it was made from the same samples with the same steps is kept as it is.
 
@@ -88,18 +91,18 @@ class PostprocessWorker:
 
     def _process(self, row: Mapping[str, Any]) -> dict[str, Any]:
         audio, rate = read_audio(row["file"], max_seconds=MAX_SECONDS)
-        target = self.out / row["path"]
+        target, is_mixed = self.out / row["path"], soundfile.info(row["file"]).channels > 1
         made = {"source_crc32": f"{zlib.crc32(audio.tobytes()):08x}", "steps": self.steps, "bits": self.bits}
         found = self.find(target)
         if found and found.get("postprocessed") == made:
-            return {"facts": found.get("postprocess", {}), "is_kept": True}
+            return {"facts": found.get("postprocess", {}), "is_kept": True, "is_mixed": is_mixed}
         done = self.chain(audio, rate)
         before = read_details(Path(row["file"])) or {"prompt": row["prompt"]}
         earlier = [*before.pop("earlier_postprocess", []), *filter(None, [before.pop("postprocess", None)])]
         details = {**before, "postprocess": done.facts, "postprocessed": made}
         details |= {"earlier_postprocess": earlier} if earlier else {}  # a later step may have changed the level
         write_tagged(target, done.audio, rate, details, self.bits)
-        return {"facts": done.facts, "is_kept": False}
+        return {"facts": done.facts, "is_kept": False, "is_mixed": is_mixed}
 
 
 def made_here(target: Path) -> dict[str, Any] | None:

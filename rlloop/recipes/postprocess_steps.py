@@ -50,10 +50,11 @@ class Loudness:
         self.rule = {"target_lufs": target_lufs, "ceiling": ceiling, "peak": peak, "meter": meter}
 
     def process(self, audio: np.ndarray, sample_rate_hz: int) -> Processed:
-        """Facts: lufs_before, lufs (None for silence), target_lufs, is_held_back."""
+        """Facts: lufs_before, lufs (None for silence), target_lufs, is_held_back, and is_too_short where it is."""
         done = level(audio, sample_rate_hz, **self.rule)
         facts = {"lufs_before": rounded(done.lufs_before), "lufs": rounded(done.lufs), "target_lufs": self.target_lufs}
-        return Processed(done.audio, {**facts, "is_held_back": done.is_held_back})
+        facts |= {"is_held_back": done.is_held_back}
+        return Processed(done.audio, facts | ({"is_too_short": True} if done.is_too_short else {}))
 
 
 class DropVocals:

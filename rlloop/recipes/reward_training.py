@@ -72,7 +72,7 @@ def train_reward(
     if (out_dir / "head.safetensors").exists():
         raise ValueError(f"{out_dir} holds a head already; choose another --out")
     check_device(settings.device)
-    given, taken = read_preferences(pairs_path, blocks, clips)
+    given, taken, num_not_blind = read_preferences(pairs_path, blocks, clips)
     pairs = with_splits(given, settings.split_seed)
     rows = split_rows(pairs, pairs_path)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,7 @@ def train_reward(
     metrics = {
         "features": {"width": pairs.features_a.shape[1], "blocks": "all" if taken == ["all"] else taken},
         "pairs": describe(pairs, rows, given),
+        "votes_not_blind": num_not_blind,
         "settings": asdict(settings),
         "seeds": [measure(one, pairs, rows["test"]) for one in trained],
         "chosen_seed": chosen.seed,

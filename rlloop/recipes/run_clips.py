@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ CLIP_NAME = re.compile(r"version(\d+)-prompt(\d+)\.\w+$")
 def one_run(record: RunRecord, ledger: Ledger, max_bytes: int = MAX_AUDIO_BYTES) -> Listening:
     """Extremes of the newest cohort, the held-out clips over versions, and version 0 against the last in the blind."""
     folder = Path(record.folder)
-    extremes, extremes_note = cohort_clips(folder, record.config, ledger)
+    extremes, extremes_note = cohort_clips(record, ledger)
     held_out = heldout_clips(record)
     needed = [*extremes, *(clip for clips in held_out for clip in (clips[0], clips[-1]))]
     between = [clip for clips in held_out for clip in clips[1:-1]]
@@ -92,16 +91,16 @@ def _heldout(result: EvaluationResult, number: int, path: str) -> ShownClip:
     return ShownClip(key, f"version {result.version}", path, prompt, seed, result.version, scores)
 
 
-def cohort_clips(folder: Path, config: Config, ledger: Ledger) -> tuple[list[ShownClip], str]:
+def cohort_clips(record: RunRecord, ledger: Ledger) -> tuple[list[ShownClip], str]:
     """Best, median and worst rollout of the newest selected cohort, and a sentence on what they are."""
     newest = max((k for k in ledger.selections if ledger.plan.generations[k].tickets), default=None)
     if newest is None:
         return [], "No cohort was closed, so no rollout was ranked."
+    folder, config, prompts = Path(record.folder), record.config, record.training_prompts
     stage = ledger.plan.stage_of(newest)
     ranked = cohort_candidates(ledger, newest, stage)
     if not ranked:
         return [], f"No rollout of cohort {newest} has a score."
-    prompts = _training_prompts(folder)
     clips = []
     for name, one in zip(EXTREMES, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True):
         ticket = ledger.tickets[one.ticket]
@@ -116,26 +115,30 @@ def cohort_clips(folder: Path, config: Config, ledger: Ledger) -> tuple[list[Sho
     return clips, f"Of {len(ranked)} scored rollouts of cohort {newest} ({stage.name}), ranked by {by}{blended}."
 
 
-def _training_prompts(folder: Path) -> list[str]:
-    try:
-        return json.loads((folder / "prompts.json").read_text())["train"]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
 def _decoded(folder: Path, config: Config, clip: ShownClip, ticket: int, number: int) -> ShownClip:
     """A clip whose audio the run did not keep: decoded from its latents where they are there and the bundled stack made
-    them. The official one takes gigabytes of weights, which a report does not load."""
+    them, else without audio and with the reason. The official stack takes gigabytes of weights, which a report does not
+    load."""
     path = rollout_path(folder, ticket)
     if config.generator.target != "mini" or not path.is_file():
         return replace(clip, missing="the run did not keep its audio")
+    try:
+        return with_audio(clip, _decode(path, config, number), "audio/flac")
+    except Exception as error:  # a damaged file, or whatever a generator raises: one clip is not worth the page
+        said = " ".join(f"{error or type(error).__name__}".split())
+        return replace(clip, missing=f"the run did not keep its audio, and it cannot be decoded: {said[:300]}")
+
+
+def _decode(path: Path, config: Config, number: int) -> bytes:
+    """FLAC of one clip of a rollout file."""
     from rlloop.recipes.sampler import Sampler
 
+    latents = np.asarray(read_rows(path, {number: ""}, "")[0].latents)
     sampler = Sampler(config, config.evaluation)
-    audio = sampler.decode(np.asarray(read_rows(path, {number: ""}, "")[0].latents)[None])[0]
     flac = io.BytesIO()
-    soundfile.write(flac, np.clip(audio, -1, 1), sampler.generator.sample_rate_hz, format="FLAC", subtype="PCM_16")
-    return with_audio(clip, flac.getvalue(), "audio/flac")
+    audio = np.clip(sampler.decode(latents[None])[0], -1, 1)
+    soundfile.write(flac, audio, sampler.generator.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return flac.getvalue()
 
 
 def blind_pairs(rows: Iterable[Sequence[ShownClip]], record: RunRecord) -> list[Pair]:

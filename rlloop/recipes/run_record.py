@@ -102,6 +102,7 @@ def read_run(folder: Path) -> tuple[RunRecord, Ledger]:
         troubles=troubles(folder, told, results, summary if is_current else Summary(), cohorts, kept.damaged),
         sweep=kept.sweep,
         corpus=kept.corpus,
+        training_prompts=kept.training_prompts,
     )
     return record, ledger
 

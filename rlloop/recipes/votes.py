@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +25,16 @@ COLUMNS = ("winner", "prompt", "audio_a", "audio_b", "sha256_a", "sha256_b", "ru
 BATCH = 16
 
 
-def read_preferences(path: Path, blocks: Sequence[str] | None, clips: Path | None = None) -> tuple[Pairs, list[str]]:
-    """Pairs of a file that has their features, or of votes, and the names of the blocks that were taken.
+class Preferences(NamedTuple):
+    """Pairs to train on, the names of the blocks that were taken, and how many votes were left out as not blind."""
+
+    pairs: Pairs
+    blocks: list[str]
+    num_not_blind: int = 0
+
+
+def read_preferences(path: Path, blocks: Sequence[str] | None, clips: Path | None = None) -> Preferences:
+    """Pairs of a file that has their features, or of votes: those that were given blind.
 
     Args:
         blocks: see read_pairs; for votes also musicnn, alone, which is their default.
@@ -36,9 +45,10 @@ def read_preferences(path: Path, blocks: Sequence[str] | None, clips: Path | Non
     if not is_votes(path):
         if clips is not None:
             raise ValueError(f"--clips is for votes of a blind test, and {path} holds features; leave it out")
-        return read_pairs(path, blocks), list(blocks) if blocks else ["all"]
+        return Preferences(read_pairs(path, blocks), list(blocks) if blocks else ["all"])
     chosen = list(blocks or [EAR])
-    return read_votes(path, chosen, clips), chosen
+    pairs, num_not_blind = read_votes(path, chosen, clips)
+    return Preferences(pairs, chosen, num_not_blind)
 
 
 def is_votes(path: Path) -> bool:
@@ -54,11 +64,14 @@ def is_votes(path: Path) -> bool:
     return isinstance(row, dict) and "audio_a" in row and not any(key.startswith("features_") for key in row)
 
 
-def read_votes(path: Path, blocks: Sequence[str], clips: Path | None = None) -> Pairs:
-    """The votes with the features of their clips, each clip heard once.
+def read_votes(path: Path, blocks: Sequence[str], clips: Path | None = None) -> tuple[Pairs, int]:
+    """The votes with the features of their clips, each clip heard once; those after a reveal are left out.
 
+    Returns:
+        the pairs, and the number of votes left out.
     Raises:
-        ValueError: a line lacks a field, a clip is missing, is another than was listened to, or cannot be heard.
+        ValueError: no vote was given blind; or a line lacks a field, a clip is missing, is another than was listened
+            to, or cannot be heard.
     """
     hear = make_ear(blocks)
     table = read_table(path)
@@ -67,11 +80,21 @@ def read_votes(path: Path, blocks: Sequence[str], clips: Path | None = None) -> 
         if "" in columns[name] and name != "prompt":
             raise ValueError(f"{path}: {name} of row {columns[name].index('')} is empty; expected a report's votes")
     target = targets(path, columns["winner"])
-    is_one_run = len({*columns["run_a"], *columns["run_b"]}) == 1
+    blind = [row for row, revealed in enumerate(texts(table, "revealed")) if revealed != "True"]
+    if not blind:
+        raise ValueError(f"{path}: all {len(table)} votes were given after what was what had been shown; none is blind")
+    runs = sorted({*columns["run_a"], *columns["run_b"]})
+    if clips is not None and len({Path(run).name for run in runs}) < len(runs) > 1:
+        raise ValueError(
+            f"{path}: the votes are on {' and '.join(runs)}, which --clips {clips} cannot tell apart by name; put them "
+            "where they lay and leave it out, or give them other names, in run_a and run_b of the votes too"
+        )
+    is_one_run = len(runs) == 1
     found: dict[tuple[Path, str], int] = {}
     heard: list[Clip] = []
     rows: tuple[list[int], list[int]] = ([], [])
-    for number, prompt in enumerate(columns["prompt"]):
+    for number in blind:
+        prompt = columns["prompt"][number]
         for side, own in zip("ab", rows, strict=True):
             run, audio, digest = (columns[f"{name}_{side}"][number] for name in ("run", "audio", "sha256"))
             file = _place(Path(run), clips, is_one_run) / audio
@@ -80,7 +103,8 @@ def read_votes(path: Path, blocks: Sequence[str], clips: Path | None = None) -> 
                 heard.append(_read(path, number, file, digest, prompt))
             own.append(found[file, prompt])
     features = torch.cat([hear(heard[first : first + BATCH]) for first in range(0, len(heard), BATCH)])
-    return Pairs(features[rows[0]], features[rows[1]], target, **{name: columns[name] for name in TEXTS})
+    told = {name: [columns[name][number] for number in blind] for name in TEXTS}
+    return Pairs(features[rows[0]], features[rows[1]], target[blind], **told), len(table) - len(blind)
 
 
 def _place(run: Path, clips: Path | None, is_one_run: bool) -> Path:

@@ -32,14 +32,18 @@ from rlloop.loop import records as r
 from rlloop.loop.journal import Journal, encode
 from rlloop.loop.snapshot import EvaluationResult
 from rlloop.recipes.averages import average, snapshot_path
+from rlloop.recipes.cohort import cohort_candidates
 from rlloop.recipes.damaged import REFUSED, set_aside_results
 from rlloop.recipes.evaluations import stored_results, write_result
 from rlloop.recipes.judges import read_embeddings, write_embeddings
-from rlloop.recipes.kept_files import read_kept
+from rlloop.recipes.kept_files import KeptFiles, read_kept
 from rlloop.recipes.moment import read_moment
+from rlloop.recipes.run_clips import cohort_clips
+from rlloop.recipes.run_record import read_run
 from rlloop.views.event_log import EventLog
 from rlloop.views.terminal import LiveView
 from tests.ray.runs import FAKE
+from tests.unit.run_directory import make_run
 from tests.unit.snapshots import snapshot
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad_files.md"
@@ -457,6 +461,7 @@ GOOD = {
     "sweep.json": json.dumps({"points": [POINT_OF_SWEEP], "spearman": {"x": {"rho": None}}, "notes": []}),
     "environment.json": json.dumps([{"epoch": 1, "versions": {"python": "3.12"}, "nodes": [{"CPU": 2.0}]}]),
     "corpus.json": json.dumps({"rows": 5}),
+    "prompts.json": json.dumps({"train": ["a"], "heldout": ["b"]}),
 }
 LEFT_OUT = [
     *(Case(name, "half of it", halve, "is no JSON") for name in GOOD),
@@ -470,6 +475,14 @@ LEFT_OUT = [
     Case("sweep.json", "of another program", text('{"accuracy": 1}'), "points"),
     Case("environment.json", "versions are a list", text('[{"versions": ["3.12"]}]'), "0.versions"),
     Case("corpus.json", "a list", text("[]"), "its value"),
+    Case("prompts.json", "a list", text("[]"), "its value"),
+    Case("prompts.json", "a number for the prompts", text('{"train": 5}'), "train"),
+    Case("prompts.json", "without those of training", text("{}"), "train"),
+]
+ROLLOUTS = "rollouts/*.parquet"
+WITHOUT_AUDIO = [
+    Case(ROLLOUTS, "half of it, and its clip evicted", halve, "cannot be decoded: … no readable rollout file"),
+    Case(ROLLOUTS, "latents of another shape, and its clip evicted", lambda path: None, "cannot be decoded: …"),
 ]
 
 
@@ -478,12 +491,34 @@ def test_a_report_leaves_a_bad_file_out_and_names_it(case, tmp_path):
     path = tmp_path / case.file
     path.write_text(GOOD[case.file])
     whole = read_kept(tmp_path)
-    assert whole.damaged == [] and (whole.summary or whole.sweep or whole.starts or whole.corpus)
+    assert whole.damaged == [] and any_of(whole)
     case.damage(path)
     found = read_kept(tmp_path)
-    assert not (found.summary or found.sweep or found.starts or found.corpus)
+    assert not any_of(found)
     (line,) = found.damaged
     assert case.file in line and case.said in line and "\n" not in line and len(line) < 500, line
+
+
+def any_of(found: KeptFiles) -> bool:
+    return bool(found.summary or found.sweep or found.starts or found.corpus or found.training_prompts)
+
+
+@pytest.mark.parametrize("case", WITHOUT_AUDIO, ids=lambda case: case.what)
+def test_a_report_shows_a_clip_without_audio_and_says_why(case, tmp_path):
+    """The latents are [1, 8, 4], which the mini stack cannot decode."""
+    run = make_run(tmp_path / "run")
+    (run / "audio" / "generation000001-best.flac").unlink()
+    record, ledger = read_run(run)
+    best = cohort_candidates(ledger, 1, ledger.plan.stage_of(1))[0]
+    latents = np.full((2, 8, 4), 0.5, np.float16)
+    path = rollout_path(run, best.ticket)
+    write_rollouts(path, ScoredTicket(best.ticket, 0, "a", [1, 2], latents, [{}] * 2, [{}] * 2))
+    case.damage(path)
+    clips, _ = cohort_clips(record, ledger)
+    first, *others = clips
+    parts = case.said.split("…")
+    assert all(part.strip() in first.missing for part in parts) and "\n" not in first.missing, first.missing
+    assert not first.data and not any(clip.missing for clip in others)
 
 
 # ---- the document
@@ -503,6 +538,7 @@ def document() -> str:
         ("Set aside under another name, with a line in the run's messages; the version is evaluated again", SET_ASIDE),
         ("Done without, or made again", MADE_AGAIN),
         ("Left out of the report, which names it", LEFT_OUT),
+        ("A clip of the report has no player, and says why", WITHOUT_AUDIO),
     )
     for title, cases in groups:
         lines += ["", f"## {title}", "", "| file | damage | what is said of it |", "|---|---|---|"]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from rlloop import conformance, main
 from rlloop.commands.main import app
+from rlloop.config import load
 
 
 def commands(group, path: tuple[str, ...] = ()):
@@ -176,9 +177,18 @@ def test_empty_captions_are_one_line(there):
         "reward train HERE/pairs.jsonl --out HERE/file/out",
         "reward calibrate HERE/comparisons.jsonl --out HERE/file/out.json",
         "train-mini HERE/labelled --out HERE/file/out --work HERE/file/work",
+        "report HERE/run --out HERE/file/report.html",
+        "features HERE/prompts.txt --out HERE/file/out",
+        "sweep mini --over trainer.clip_grad_norm=[1,2] --seeds 1 --out HERE/file/out",
+        "weights export HERE/run HERE/file/out.pt",
+        "weights average HERE/run HERE/file/out.safetensors --stage expert_iteration",
+        "weights fetch vae_44k",
     ],
 )
-def test_an_unwritable_folder_is_one_line(line, there):
+def test_an_unwritable_folder_is_one_line(line, there, monkeypatch):
+    monkeypatch.setenv("RLLOOP_WEIGHTS", str(there / "file" / "weights"))
+    (there / "run").mkdir()
+    (there / "run" / "config.json").write_text(load("mini").model_dump_json())
     (there / "labelled").mkdir()
     (there / "labelled" / "clips.jsonl").write_text("")
     assert_one_line(invoke(*line.replace("HERE", str(there)).split()), there / "file")

@@ -13,14 +13,17 @@ from typer.testing import CliRunner
 
 from rlloop.audio.tagged import read_details, write_tagged
 from rlloop.commands.main import app
-from rlloop.config import load
+from rlloop.config import Sampling, build, load
 from rlloop.data.features import FeatureFolder, FeatureSpec
 from rlloop.loop import checkpoints
+from rlloop.loop import records as r
+from rlloop.loop.journal import Journal
 from rlloop.recipes.clip_files import list_clips
 from rlloop.recipes.generate_folder import absent, difference
-from rlloop.recipes.generate_request import Row, candidate_seed, prompt_name, request_clips
-from rlloop.recipes.generate_settings import check_features
+from rlloop.recipes.generate_request import Row, candidate_seed, is_file_name, prompt_name, request_clips
+from rlloop.recipes.generate_settings import check_features, unused_negative
 from rlloop.recipes.policy_source import file_policy
+from rlloop.recipes.run_copy import RunCopy
 from rlloop.recipes.sampler import Sampler, network_arrays
 
 FAKE = ["--config", "tests/fake.yaml", "--cpus", "1"]
@@ -136,6 +139,56 @@ def test_a_run_gives_its_result_another_version_or_one_checkpoint(tmp_path):
     )
 
 
+def test_a_run_samples_as_it_was_evaluated(tmp_path):
+    raw = load("tests/fake.yaml").model_dump()
+    raw["sampling"]["score"], raw["evaluation"]["sampling"] = 2.0, raw["sampling"] | {"score": 5.0, "num_steps": 3}
+    config = build(raw)
+    run = tmp_path / "run"
+    store(run, 0, network_arrays(Sampler(config, config.sampler).generator.network))
+    (run / "config.json").write_text(config.model_dump_json())
+    asked = ["x", "--run", run, "--trust-code", "--out", tmp_path / "out"]
+    for more, expected in (([], (5.0, 3)), (["--score", 1], (1.0, 3)), (FAKE, (1.0, 4))):
+        generate(*asked, *more, "--overwrite")
+        sampling = lines(tmp_path / "out")[0]["settings"]["sampling"]
+        assert (sampling["score"], sampling["num_steps"]) == expected
+
+
+def test_the_paper_is_evaluated_and_submitted_with_the_published_sampling():
+    """reference.md section 10: 25 Euler steps, guidance 4, s = 5, the prefix and the negative prompt."""
+    paper, published = load("paper"), load("official").sampling
+    assert (published.solver, published.num_steps, published.guidance, published.score) == ("euler", 25, 4.0, 5.0)
+    assert paper.evaluation.sampling == published and paper.sampling == published.model_copy(update={"score": 2.0})
+
+
+def test_a_run_s_copy_is_generated_from_and_exported(tmp_path):
+    sampler = Sampler(load("mini"), load("mini").sampler)
+    run, uri = tmp_path / "run", f"file://{tmp_path}/there/run"
+    store(run, 3, network_arrays(sampler.generator.network), variant="v1")
+    (run / "config.json").write_text(load("mini").model_dump_json())
+    (run / "epochs").mkdir()
+    Journal(run / "journal" / "journal.log").append(r.EpochBegan(1))
+    RunCopy(uri).update(run, 1, "d" * 64)
+    plain = ["drums", "--steps", 1, "--seconds", 1]
+    said = generate(*plain, "--run", uri, "--out", tmp_path / "out")
+    assert f"with {uri}, version 3" in said and lines(tmp_path / "out")[0]["version"] == 3
+    done = CliRunner().invoke(app, ["weights", "export", uri, str(tmp_path / "trained.pt")])
+    assert done.exit_code == 0 and (tmp_path / "trained.pt").is_file(), done.output
+    asked = ["sweep-score", "--weights", f"{uri}-none", "--scores", "1", "--out", str(tmp_path / "sweep")]
+    assert f"{uri}-none holds no copy of a run" in CliRunner().invoke(app, asked).output
+    assert "is fetched to this machine alone" in generate(*plain, "--run", uri, "--actors", 1, status=2)
+    assert f"{uri}-none holds no copy of a run" in generate(*plain, "--run", f"{uri}-none", status=2)
+
+
+def test_a_negative_prompt_that_nothing_hears_is_noted(tmp_path):
+    asked = ["x", *FAKE, "--out", tmp_path, "--overwrite", "--negative", "noise"]
+    said = generate(*asked, "--guidance", 0)
+    assert "rlloop: note: --negative has no effect at guidance 0; add --guidance 3" in said.splitlines()
+    assert "no effect" not in generate(*asked, "--guidance", 3)
+    assert "no effect" not in generate("x", *FAKE, "--out", tmp_path, "--overwrite", "--guidance", 0)
+    annealed = Sampling(guidance=0.5, guidance_end=2.0)
+    assert unused_negative("noise", annealed) == ""
+
+
 def test_the_official_stack_is_built_with_exported_weights(tmp_path):
     file = tmp_path / "trained.pt"
     file.write_bytes(b"weights")
@@ -186,6 +239,31 @@ def test_what_is_there_stays_and_other_settings_are_refused(tmp_path):
     (out / "d-s0.wav").write_bytes(b"mine")
     assert "is there and not of rlloop generate" in generate("d", *FAKE, "--out", out, status=2)
     assert (out / "d-s0.wav").read_bytes() == b"mine"
+
+
+def test_the_list_is_of_what_is_there(tmp_path):
+    generate("a", "b", *FAKE, "--out", tmp_path)
+    (tmp_path / "a-s0.wav").unlink()
+    generate("c", *FAKE, "--out", tmp_path)
+    assert [row["path"] for row in lines(tmp_path)] == ["b-s1.wav", "c-s0.wav"]
+
+
+def test_a_refusal_begins_no_list(tmp_path):
+    config = tmp_path / "breaking.yaml"
+    text = Path("tests/fake.yaml").read_text()
+    options = f"options: {{marker: {tmp_path / 'marker'}}}"
+    config.write_text(text.replace('"tests.fakes:tiny_generator"', f'"tests.unit.test_generate:third", {options}'))
+    generate("c", "--config", config, "--out", tmp_path / "out", status=2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("x" * 200, True), ("x" * 201, False), ("音" * 66, True), ("音" * 67, False), ("a\tb", False), ("a\x85b", False),
+     ("a/b", False), ("a\\b", False), (".a", False), ("", False), ("a b", True)],
+)  # fmt: skip
+def test_an_id_is_a_file_name(name, is_one):
+    assert is_file_name(name) == is_one
 
 
 def test_an_error_halfway_keeps_what_was_made(tmp_path):
@@ -449,6 +527,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         (["--prompts", tmp_path / "columns.csv"], "has the columns ['a', 'b']; expected one named 'prompt'"),
         (["x", "--out", tmp_path / "file"], "file: File exists"),
         (["x", "--out", tmp_path / "file" / "below"], "Not a directory"),
+        (["x", "--run", "s3://bucket/run", "--weights", "x"], "--run s3://bucket/run and --weights"),
         (["x", "--run", tmp_path / "nowhere"], "nowhere: no such run"),
         (["x", "--run", tmp_path / "run"], "holds no complete checkpoint"),
         (["x", "--run", tmp_path], "is no run and no complete checkpoint"),

@@ -111,6 +111,24 @@ def test_the_meter_is_the_recommendation_s_at_any_rate_and_length(music):
     assert measure_itu_lufs(odd, 44_101) == pytest.approx(-23.01, abs=0.03)
 
 
+def noise(kind: str, rate: int) -> np.ndarray:
+    """10 s of white noise, of pink noise, or of a closed hi-hat: bursts above 0.7 of half the rate, twice a second."""
+    size = 10 * rate
+    bins = np.fft.rfftfreq(size, 1 / rate)
+    shape = {"white": np.ones_like(bins), "pink": 1 / np.sqrt(np.maximum(bins, 20)), "hat": bins > 0.35 * rate}[kind]
+    wave = np.fft.irfft(np.fft.rfft(np.random.default_rng(0).standard_normal(size)) * shape, size)
+    wave *= np.exp(-(np.arange(size) % (rate // 2)) / (0.03 * rate)) if kind == "hat" else 1
+    return np.float32(0.3 * wave / np.abs(wave).max())
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("kind", ["white", "pink", "hat"])
+def test_treble_counts_at_any_rate(kind, rate):
+    done = level(noise(kind, rate), rate, target_lufs=-30.0)
+    assert not done.is_held_back
+    assert integrated_lufs(done.audio, rate) == pytest.approx(-30.0, abs=0.02)
+
+
 def test_counts_of_the_last_levelling():
     def facts(lufs, is_held_back):
         return {"lufs": lufs, "is_held_back": is_held_back, "target_lufs": -16.5}
@@ -119,11 +137,32 @@ def test_counts_of_the_last_levelling():
         {"demucs": {"passes": 3}, "loudness": facts(-20.0, True), "loudness_2": facts(-16.5, False)},
         {"loudness": facts(-18.5, True)}, {"loudness": facts(None, False)}, {"demucs": {"passes": 3}},
     ])  # fmt: skip
-    expected = {"clips": 3, "at_target": 1, "held_back": 1, "silent": 1, "mean_lufs": -17.5, "min_lufs": -18.5}
+    expected = {
+        "clips": 3,
+        "at_target": 1,
+        "held_back": 1,
+        "silent": 1,
+        "too_short": 0,
+        "mean_lufs": -17.5,
+        "min_lufs": -18.5,
+    }
     assert found == expected | {"target_lufs": -16.5} and loudness_counts([{}]) is None
     assert loudness_line(found) == (
         "loudness: 1 of 3 clips at -16.5 LUFS, 1 kept below it by the peak rule, 1 silent; mean -17.5, lowest -18.5"
     )
+
+
+def test_what_is_too_short_for_the_meter_is_not_called_silent_and_two_channels_are_noted(tmp_path):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "short.wav", tone(0.375, RATE), RATE)
+    soundfile.write(tmp_path / "in" / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "in" / "two.wav", np.stack([tone(1, RATE), tone(1, RATE)], 1), RATE)
+    for _ in range(2):  # made, and kept
+        said = run("loudness", tmp_path / "in", "--out", tmp_path / "out")
+        assert "1 silent, 1 left as they were: shorter than 0.4 s, which cannot be measured;" in said
+        assert "rlloop: note: 1 clips have several channels; they are written as mono" in said
+    assert soundfile.info(tmp_path / "out" / "two.wav").channels == 1
+    assert np.array_equal(*(soundfile.read(tmp_path / folder / "short.wav")[0] for folder in ("in", "out")))
 
 
 def save(folder: Path, signature: str, model) -> None:

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -32,6 +34,7 @@ from rlloop.views.report.curves import Chart, chart
 from rlloop.views.report.markup import Html, data_block, tag
 from rlloop.views.report.provenance import cost_facts
 from rlloop.views.report.record import Pair
+from rlloop.views.report.results import score_sweep
 from rlloop.views.svg import Line
 from tests.unit.run_directory import NASTY, PROMPTS, make_run, result
 from tests.unit.snapshots import JUDGE, REWARD
@@ -254,6 +257,10 @@ def test_the_score_sweep_is_shown_where_it_lies_in_the_run(run):
     ]
     rho = {REWARD: {"rho": 1.0, "ci_low": 0.9, "ci_high": 1.0}}
     assert "rlloop sweep-score --config" in text_of(report_page([run]))
+    spaced = replace(read_run(run)[0], folder="/my runs/it's")
+    config, folder, out = (shlex.quote(f"/my runs/it's{name}") for name in ("/config.json", "", "/sweep"))
+    asked = f"rlloop sweep-score --config {config} --weights {folder} --out {out}"
+    assert asked in unescape(str(score_sweep(spaced)))
     (run / "sweep").mkdir()
     (run / "sweep" / "sweep.json").write_text(json.dumps({"points": points, "spearman": rho, "notes": ["a note"]}))
     text = text_of(report_page([run]))

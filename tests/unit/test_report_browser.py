@@ -90,8 +90,8 @@ def test_it_plays_and_nothing_leaves_the_machine(browser, run):
         assert refused == "connect-src"
 
 
-def vote_by_keyboard(page, keys: str) -> None:
-    """From the contents to the test and through its pairs, without a pointer."""
+def vote_by_keyboard(page, keys: str, before: int = 0) -> None:
+    """From the contents to the test and through its pairs, without a pointer; `before` have a vote already."""
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.textContent") == "Blind test":
@@ -102,7 +102,7 @@ def vote_by_keyboard(page, keys: str) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"  # focus is seen
     page.keyboard.press("1")
     assert page.text_content("#blind-status") == "Play both first."
-    for number, key in enumerate(keys, 1):
+    for number, key in enumerate(keys, before + 1):
         for side in "ab":
             page.keyboard.press(side)
             page.wait_for_function(
@@ -146,6 +146,32 @@ def test_votes_by_keyboard_are_stored_in_a_file_that_trains(browser, run, tmp_pa
 
 
 @needs_browser
+def test_what_is_revealed_is_of_its_pair_alone_and_ends_the_blindness(browser, run, tmp_path):
+    prompts = [pair["prompt"] for pair in pairs_of((run / "report.html").read_text())]
+    with Visit(browser, run / "report.html") as visit:
+        page = visit.page
+        assert page.text_content("#blind-status") == f"Pair 1: {prompts[0]}"
+        vote_by_keyboard(page, "1")
+        assert page.text_content("#blind-status") == f"Pair 1 is voted. Pair 2: {prompts[1]}"
+        for button in ("#blind-next", "#blind-back"):
+            page.locator("#blind-reveal").click()
+            assert "In this pair A is" in page.text_content("#blind-result")
+            page.locator(button).click()
+            assert page.text_content("#blind-result") == ""
+        assert page.text_content("#blind-status") == f"Pair 2: {prompts[1]}"
+        page.reload()  # it is not forgotten
+        vote_by_keyboard(page, "2", before=1)
+        page.locator("#blind-reveal").click()
+        assert "not counted because voted after this was shown 1" in page.text_content("#blind-result")
+        with page.expect_download() as caught:
+            page.locator("#blind-save").click()
+        caught.value.save_as(tmp_path / "votes.jsonl")
+        assert visit.complaints == []
+    rows = [json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines()]
+    assert [row["revealed"] for row in rows] == [False, True]
+
+
+@needs_browser
 def test_votes_stay_with_the_clips_that_were_heard(browser, tmp_path):
     """Another page at the same address, of as many pairs, after the run was made anew under its name: no vote fits."""
     run, out = make_run(tmp_path / "small"), tmp_path / "report.html"
@@ -186,6 +212,14 @@ def test_on_paper_players_become_captions(browser, run):
         assert page.evaluate(shown, "article > .clips > .clip figcaption") == 2 * len(PROMPTS)
         assert page.evaluate(shown, ".charts svg[role=img]") == page.locator(".charts svg[role=img]").count() > 4
         assert page.evaluate(shown, ".only-print") == 1
+        assert page.evaluate("document.querySelectorAll('details[open]').length") == 0
+        assert page.evaluate(shown, "pre") == 1  # closed as it is: by the style, without a script
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+        heights = page.evaluate("[...document.querySelectorAll('pre')].map(e => [e.scrollHeight, e.clientHeight])")
+        assert heights and all(whole == seen > 1000 for whole, seen in heights)
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate("document.querySelectorAll('details[open]').length") == 0
         assert page.pdf(format="A4")[:4] == b"%PDF"
 
 

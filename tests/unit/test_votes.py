@@ -42,7 +42,8 @@ def votes(run, tmp_path):
 
 
 def test_votes_become_pairs_with_the_features_of_their_clips(votes, run):
-    pairs, blocks = read_preferences(votes, None)
+    pairs, blocks, not_blind = read_preferences(votes, None)
+    assert not_blind == 0
     assert blocks == ["musicnn"] and pairs.features_a.shape == pairs.features_b.shape == (12, 200)
     assert pairs.target[:4].tolist() == [1.0, 1.0, 0.0, 0.5] and set(pairs.prompt) == set(PROMPTS)
     rows = [json.loads(line) for line in votes.read_text().splitlines()]
@@ -62,6 +63,28 @@ def test_votes_train_a_reward_that_a_run_can_name(votes, tmp_path):
     assert np.isfinite(score.value)
 
 
+def test_votes_after_a_reveal_are_left_out_and_counted(votes, tmp_path):
+    rows = [json.loads(line) for line in votes.read_text().splitlines()]
+    for place, row in enumerate(rows):
+        row["revealed"] = place in (0, 5)
+    rows[5]["sha256_a"] = "0" * 64  # not even heard
+    votes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs, _, not_blind = read_preferences(votes, None)
+    assert not_blind == 2 and pairs.target.tolist() == [{"model_a": 1.0, "model_b": 0.0, "tie": 0.5}[row["winner"]]
+                                                       for row in rows if not row["revealed"]]  # fmt: skip
+    assert pairs.prompt == [row["prompt"] for row in rows if not row["revealed"]] and len(pairs) == 10
+    options = ["--out", str(tmp_path / "taste"), "--hidden", "4", "--epochs", "2", "--batch", "4"]
+    done = CliRunner().invoke(app, ["reward", "train", str(votes), *options])
+    assert done.exit_code == 0 and "2 votes were given after what was what had been shown" in done.output, done.output
+    rows[1]["sha256_a"] = "0" * 64
+    votes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="row 1 voted on another"):  # counted as in the file
+        read_preferences(votes, None)
+    votes.write_text("".join(json.dumps(row | {"revealed": True}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="all 12 votes were given after"):
+        read_preferences(votes, None)
+
+
 def test_votes_follow_a_run_that_has_moved(votes, run, tmp_path):
     shutil.move(run, tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="is missing; name the run's folder with --clips"):
@@ -78,6 +101,14 @@ def test_votes_on_two_runs_know_both(tmp_path):
     for run in (a, b):
         shutil.move(run, moved)
     assert len(read_preferences(path, None, moved)[0]) == 4
+
+
+def test_two_runs_of_one_name_are_not_mixed_up(tmp_path):
+    a, b = make_run(tmp_path / "a" / "mini"), make_run(tmp_path / "b" / "mini", seed=1)
+    path = vote(pairs_of(report_page([a, b])), tmp_path / "votes.jsonl")
+    assert len(read_preferences(path, None)[0]) == 4
+    with pytest.raises(ValueError, match=f"on {a} and {b}, which --clips {tmp_path} cannot tell apart"):
+        read_preferences(path, None, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,16 @@ document.addEventListener("play", (event) => {
   for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
 }, true);
 
+// Paper has no folds: what is closed opens for the printer, and closes again.
+(() => {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const fold of opened) fold.open = true;
+  });
+  addEventListener("afterprint", () => { for (const fold of opened) fold.open = false; });
+})();
+
 (() => {
   const block = document.getElementById("blind-data");
   if (!block) return;
@@ -14,6 +24,9 @@ document.addEventListener("play", (event) => {
   const plays = [...form.querySelectorAll(".play")], votes = [...form.querySelectorAll(".vote")];
   const before = restored();
   const winners = pairs.map((_, n) => before.winners?.[n] ?? null), times = pairs.map((_, n) => before.times?.[n] ?? null);
+  // Once shown what was what, a listener is not blind any more: votes from then on are marked, also after a reload.
+  const revealed = pairs.map((_, n) => before.revealed?.[n] ?? false);
+  let isRevealed = before.isRevealed ?? false;
   let current = Math.max(0, winners.indexOf(null)), heard = new Set(), player = null;
 
   // The browser may forbid storage to a file; then the votes live as long as the page does.
@@ -24,7 +37,8 @@ document.addEventListener("play", (event) => {
     } catch { return {}; }
   }
   function keep() {
-    try { localStorage.setItem("rlloop-votes-" + key, JSON.stringify({ number: pairs.length, winners, times })); } catch { /* see above */ }
+    const kept = { number: pairs.length, winners, times, revealed, isRevealed };
+    try { localStorage.setItem("rlloop-votes-" + key, JSON.stringify(kept)); } catch { /* see above */ }
   }
 
   function stop() {
@@ -63,11 +77,14 @@ document.addEventListener("play", (event) => {
     at("blind-save").setAttribute("aria-disabled", String(!done));
   }
 
-  function go(to) {
+  // The status is what a screen reader speaks; `said` goes before the pair.
+  function go(to, said = "") {
     stop();
+    result.replaceChildren();
     current = (to + pairs.length) % pairs.length;
     heard = new Set();
     at("blind-prompt").textContent = pairs[current].prompt;
+    status.textContent = `${said}Pair ${current + 1}: ${pairs[current].prompt}`;
     refresh();
   }
 
@@ -75,17 +92,18 @@ document.addEventListener("play", (event) => {
     if (!canVote()) { status.textContent = "Play both first."; return; }
     winners[current] = winner;
     times[current] = new Date().toISOString();
+    revealed[current] = isRevealed;
+    result.replaceChildren();
     keep();
     const left = winners.indexOf(null);
-    status.textContent = left < 0 ? "All pairs have a vote: store them." : `Pair ${current + 1} is voted.`;
-    if (left < 0) { stop(); refresh(); at("blind-save").focus(); return; }
+    if (left < 0) { stop(); refresh(); status.textContent = "All pairs have a vote: store them."; at("blind-save").focus(); return; }
     const ahead = winners.indexOf(null, current + 1);
-    go(ahead < 0 ? left : ahead);
+    go(ahead < 0 ? left : ahead, `Pair ${current + 1} is voted. `);
     plays[0].focus();
   }
 
   function save() {
-    const rows = pairs.map((pair, n) => ({ winner: winners[n], ...pair.vote, place: n, listener: listener.value.trim(), voted_at: times[n] }));
+    const rows = pairs.map((pair, n) => ({ winner: winners[n], ...pair.vote, place: n, listener: listener.value.trim(), voted_at: times[n], revealed: revealed[n] }));
     const voted = rows.filter((row) => row.winner);
     if (!voted.length) { status.textContent = "There is no vote to store yet."; return; }
     const text = voted.map((row) => JSON.stringify(row)).join("\n") + "\n";
@@ -106,26 +124,30 @@ document.addEventListener("play", (event) => {
   }
 
   function reveal() {
+    isRevealed = true;
+    keep();
     const counts = new Map();
     winners.forEach((winner, n) => {
       const { system_a, system_b } = pairs[n].vote;
       const names = [system_a, system_b].sort(), name = names.join(" / ");
-      if (!counts.has(name)) counts.set(name, { names, wins: [0, 0], ties: 0, open: 0 });
+      if (!counts.has(name)) counts.set(name, { names, wins: [0, 0], ties: 0, open: 0, seen: 0 });
       const row = counts.get(name);
       if (!winner) row.open += 1;
+      else if (revealed[n]) row.seen += 1;
       else if (winner === "tie") row.ties += 1;
       else row.wins[names.indexOf(winner === "model_a" ? system_a : system_b)] += 1;
     });
     const list = document.createElement("ul");
-    for (const { names, wins, ties, open } of counts.values()) {
+    for (const { names, wins, ties, open, seen } of counts.values()) {
       const p = wins[0] + wins[1] ? `, sign test p = ${signTest(...wins).toFixed(3)}` : "";
+      const aside = seen ? `, not counted because voted after this was shown ${seen}` : "";
       const item = document.createElement("li");
-      item.textContent = `${names[0]} preferred ${wins[0]} times, ${names[1]} ${wins[1]} times, no difference ${ties}, without a vote ${open}${p}`;
+      item.textContent = `${names[0]} preferred ${wins[0]} times, ${names[1]} ${wins[1]} times, no difference ${ties}, without a vote ${open}${aside}${p}`;
       list.append(item);
     }
     const own = pairs[current].vote, note = document.createElement("p");
     note.className = "note";
-    note.textContent = `In this pair A is ${own.system_a} and B is ${own.system_b}. These are one listener's votes in this browser.`;
+    note.textContent = `In this pair A is ${own.system_a} and B is ${own.system_b}. These are one listener's votes in this browser. Votes from now on are marked as not blind, and are not trained on.`;
     result.replaceChildren(list, note);
     result.focus();
   }

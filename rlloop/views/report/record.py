@@ -146,6 +146,7 @@ class RunRecord:
     troubles: Troubles
     sweep: Sweep | None = None
     corpus: Mapping[str, Any] | None = None
+    training_prompts: Sequence[str] = ()  # empty where the run's list is missing or damaged
     mean_actors: Mapping[str, float] = field(default_factory=dict)  # of each pool over that time
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,8 @@ def _distance_cell(cell: Mapping[str, Any] | None) -> Html:
 def score_sweep(run: RunRecord) -> Html:
     """What `rlloop sweep-score` found, where its output lies in the run."""
     if run.sweep is None:
-        how = f"rlloop sweep-score --config {run.folder}/config.json --weights {run.folder} --out {run.folder}/sweep"
+        places = ("--config", f"{run.folder}/config.json", "--weights", run.folder, "--out", f"{run.folder}/sweep")
+        how = shlex.join(["rlloop", "sweep-score", *places])
         text = tag("p", "Not made for this run. This makes it, and the next report has it: ", tag("code", how))
         return section("sweep", "What the policy makes of its conditioning score", text)
     asked = [point for point in run.sweep.points if point.s is not None]
