@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,10 @@ def train(
     blocks = [name.strip() for name in features.split(",")] if features else None
     metrics = train_reward(pairs, out, settings, blocks, clips)
     if left_out := metrics["votes_not_blind"]:
-        print(f"rlloop: note: {left_out} votes were given after what was what had been shown, and are left out")
+        print(
+            f"rlloop: note: {left_out} votes were given after what was what had been shown, and are left out",
+            file=sys.stderr,
+        )
     show(metrics)
     print(f"{out / 'head.safetensors'}; figures in metrics.json and MODEL_CARD.md beside it")
 

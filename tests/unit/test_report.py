@@ -173,6 +173,9 @@ def test_a_summary_that_the_journal_has_outrun_does_not_count(run):
         ("summary.json", '{"status": "finished", "policy_versions": 2, "wall_seconds": "long"}', "wall_seconds"),
         ("sweep.json", '{"points": [{"s": 1}], "spearman": {}}', "points.0.scores"),
         ("environment.json", '[{"cpus": 2, "versions": ["3.12"], "nodes": 4}]', "0.versions"),
+        ("prompts.json", "[]", "its value"),
+        ("prompts.json", '{"train": 5}', "train"),
+        ("prompts.json", '{"train": ["a', "is no JSON"),
     ],
 )
 def test_a_damaged_file_beside_the_journal_costs_itself_and_is_named(run, name, content, said):
