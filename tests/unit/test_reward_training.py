@@ -63,7 +63,7 @@ def test_the_preference_loss_is_soft_cross_entropy_with_two_passes():
 
     p = torch.sigmoid(alone(a[rows]) - alone(b[rows]))
     y = target[rows]
-    assert found.item() == pytest.approx(-(y * p.log() + (1 - y) * (1 - p).log()).mean().item(), abs=1e-5)
+    assert found.item() == pytest.approx(-(y * p.log() + (1 - y) * (1 - p).log()).mean().item(), abs=5e-5)
     assert preference_loss(a, a, target)(head.eval(), rows).item() == pytest.approx(np.log(2))
 
 
