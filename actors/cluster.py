@@ -20,7 +20,7 @@ def check_cluster(run_dir: Path, config: Config) -> None:
 
     Raises:
         ValueError: one line with both numbers, or the nodes that do not see it.
-        TimeoutError: a node does not answer.
+        TimeoutError, RuntimeError: a node does not answer.
     """
     possible = possible_nodes()
     problem = check_nodes(rows_on(config, possible), alive_nodes(), possible)
@@ -85,11 +85,13 @@ def other_nodes() -> list[dict]:
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
 
 
-def nodes_without(folder: Path, timeout_s: float) -> list[str]:
+def nodes_without(folder: Path, timeout_s: float, failed: dict[str, str] | None = None) -> list[str]:
     """Addresses of nodes that do not see what this process writes into `folder`, or its nearest parent that exists.
 
+    Args:
+        failed: as of `on_nodes`.
     Raises:
-        TimeoutError: a node does not answer.
+        TimeoutError, RuntimeError: a node does not answer.
     """
     others = other_nodes()
     if not others:
@@ -99,17 +101,24 @@ def nodes_without(folder: Path, timeout_s: float) -> list[str]:
     probe = folder / f".seen-{uuid.uuid4().hex[:12]}"
     probe.write_text("rlloop")
     try:
-        found = on_nodes(sees, others, str(probe), timeout_s=timeout_s)
+        found = on_nodes(sees, others, str(probe), timeout_s=timeout_s, failed=failed)
     finally:
         probe.unlink(missing_ok=True)
     return [address for address, is_seen in found.items() if not is_seen]
 
 
-def on_nodes(function, nodes: list[dict], *args, timeout_s: float) -> dict:
-    """node -> what `function(*args)` answers there; the node's address, with its id where addresses repeat.
+def node_name(node: dict) -> str:
+    """Its address, with the start of its id, since addresses may repeat."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
 
+
+def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[str, str] | None = None) -> dict:
+    """node -> what `function(*args)` answers there, by `node_name`.
+
+    Args:
+        failed: where given, nodes that give no answer are noted here, with the reason, and are left out.
     Raises:
-        TimeoutError: names a node that did not answer in time.
+        TimeoutError, RuntimeError: names a node that did not answer in time, or whose task failed.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -118,15 +127,26 @@ def on_nodes(function, nodes: list[dict], *args, timeout_s: float) -> dict:
     asked = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
-        asked[name] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*args)
+        asked[node_name(node)] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*args)
     answers = {}
     for name, answer in asked.items():
         try:
             answers[name] = ray.get(answer, timeout=max(0.1, began + timeout_s - time.monotonic()))
         except ray.exceptions.GetTimeoutError:
-            raise TimeoutError(f"driver waits for node {name} to run a task since {timeout_s:.0f} s") from None
+            problem: Exception = TimeoutError(f"driver waits for node {name} to run a task since {timeout_s:.0f} s")
+        except Exception as error:  # of the task, with its own type, or of Ray, which could not start it
+            problem = RuntimeError(f"node {name} runs no task: {last_line(error)}")
+        else:
+            continue
+        if failed is None:
+            raise problem
+        failed[name] = str(problem)
     return answers
+
+
+def last_line(error: Exception) -> str:
+    """What a trace ends with, cut to a readable length."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
 
 
 def sees(path: str) -> bool:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from actors.cluster import alive_nodes, as_nodes, nodes_without, on_nodes, possible_nodes
+from actors.cluster import alive_nodes, as_nodes, node_name, nodes_without, on_nodes, possible_nodes
 from rlloop.config import Config
 from rlloop.recipes.doctor import Finding, wanted_weights, weights_by_type
 from rlloop.recipes.machine_facts import Facts, gather
@@ -18,8 +18,7 @@ NODE_S = 300.0  # a node's first task sets up its environment and imports torch
 def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
     """Facts of all nodes that are up, and those of this one, which comes first. Needs a connected Ray.
 
-    Raises:
-        TimeoutError: a node does not answer.
+    A node that gives no answer has facts that say so and nothing else.
     """
     import ray
 
@@ -27,22 +26,28 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"] != here)
     types = {node["NodeID"]: as_nodes(1, node["Resources"]).types for node in nodes}
     names = {node: weights_of_node(config, types[node], node == here) for node in types}
-    blind = set(nodes_without(run_dir, NODE_S))
-    gathered = on_nodes(gather_here, nodes, names, str(run_dir), timeout_s=NODE_S)
-    found = []
-    for node, (name, facts) in zip(nodes, gathered.items(), strict=True):
-        offset, error = clock_offset(node)
-        found.append(
-            replace(
-                facts,
-                node=name,
-                types=tuple(sorted(types[node["NodeID"]])),
-                sees_run_dir=name not in blind,
-                clock_offset_s=offset,
-                clock_error_s=error,
-            )
-        )
+    failed: dict[str, str] = {}
+    blind = set(nodes_without(run_dir, NODE_S, failed))
+    asked = [node for node in nodes if node_name(node) not in failed]
+    gathered = on_nodes(gather_here, asked, names, str(run_dir), timeout_s=NODE_S, failed=failed)
+    found = [whole(node, gathered, types[node["NodeID"]], blind, failed) for node in nodes]
     return found, found[0]
+
+
+def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: set[str], failed: dict) -> Facts:
+    """The facts of a node, with what is seen from here: its types, its clock and whether it sees the run directory."""
+    name = node_name(node)
+    if name not in gathered:
+        return Facts(node=name, types=tuple(sorted(types)), error=failed[name])
+    offset, error = clock_offset(node)
+    return replace(
+        gathered[name],
+        node=name,
+        types=tuple(sorted(types)),
+        sees_run_dir=name not in blind,
+        clock_offset_s=offset,
+        clock_error_s=error,
+    )
 
 
 def weights_of_node(config: Config, types: frozenset[str], is_driver: bool) -> list[str]:

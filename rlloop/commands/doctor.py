@@ -26,8 +26,9 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON, one list.")] = False,
 ) -> None:
-    """Checks versions, GPUs, memory, disks, weights, ports, clocks, authentication and the run directory before a run,
-    and what a start would refuse: settings, prompts without features, a corpus of another generator.
+    """Checks versions, GPUs, memory, disks, weights, authentication and the run directory before a run, and what a
+    start would refuse: settings, prompts without features, a corpus of another generator. On one machine also Ray's
+    ports, on a cluster the nodes' clocks against each other.
 
     Starts and changes nothing. Status 1 if a finding would stop the run.
 

@@ -6,6 +6,7 @@ Each finding says what was found, what was expected and what to do.
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ GIB = 2**30
 CUDA_DRIVERS = {"12": 525, "13": 580}  # CUDA's major version -> the first driver that runs it
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 MEMORY = {"mini": 6 * GIB, "fluxaudio": 16 * GIB}  # mini: measured, bench/default_run.md; fluxaudio: an estimate
+# Estimates, as configs/one_gpu.yaml says: 24 GB are meant, of which a card of that name tells 22.5 GiB.
+CARD_MEMORY = {"fluxaudio": 22 * GIB}
 SHM_SHARE, SHM_MOST = 0.3, 10**10  # of memory, and bytes: with less in /dev/shm Ray keeps objects on the disk
 CLOCK_S = 2.0
 SPARE = 10 * GIB  # logs and spilled objects
@@ -97,9 +100,12 @@ def examine(config: Config, nodes: Sequence[Facts], driver: Facts, is_cluster: b
     Args:
         nodes: facts of every node, the driver's among them.
     """
-    found = [finding for facts in nodes for check in NODE_CHECKS for finding in check(config, facts, is_cluster)]
-    if is_cluster:
-        found += [finding for check in CLUSTER_CHECKS for finding in check(nodes, driver)]
+    known = [facts for facts in nodes if not facts.error]
+    todo = "its Python, its packages and the logs in /tmp/ray/session_latest/logs there"
+    found = [Finding("fail", "node", facts.node, facts.error, "an answer", todo) for facts in nodes if facts.error]
+    found += [finding for facts in known for check in NODE_CHECKS for finding in check(config, facts, is_cluster)]
+    if is_cluster and not driver.error:
+        found += [finding for check in CLUSTER_CHECKS for finding in check(known, driver)]
     return found
 
 
@@ -127,6 +133,14 @@ def check_torch(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Find
         yield Finding("ok", "torch", facts.node, f"{versions}, built for CUDA {facts.torch_cuda or 'none'}")
 
 
+def check_packages(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:
+    """What the project requires is installed, in a version that it requires."""
+    for wanted, found in sorted(facts.unmet.items()):
+        name = re.split(r"[^\w.-]", wanted, maxsplit=1)[0]
+        said = f"{name} {found or 'missing'}"
+        yield Finding("fail", "packages", facts.node, said, wanted, f"pip install '{wanted}'")
+
+
 def check_gpu(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:
     """A card's driver is new enough and torch can use it; where a role of this node wants a card, there is one."""
     wants = [row.role for row in resources(config) if row.gpus_each and (not is_cluster or row.node in facts.types)]
@@ -147,6 +161,11 @@ def check_gpu(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Findin
         yield Finding("fail" if wants else "warn", "gpu", facts.node, f"{found}; torch cannot use it", "CUDA", todo)
     else:
         yield Finding("ok", "gpu", facts.node, found)
+    least, memory = CARD_MEMORY.get(config.generator.target, 0), min(memory for _, memory in facts.gpus)
+    if wants and 0 < memory < least:
+        todo = "smaller batches (sampler.clips_per_prompt, micro_batch_size, decode_batch: 1), or a larger card"
+        expected = f"{show_gib(least)} or more where one card takes all roles (an estimate)"
+        yield Finding("warn", "memory of the gpu", facts.node, show_gib(memory), expected, todo)
 
 
 def check_memory(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:
@@ -257,7 +276,7 @@ def types_of(nodes: Sequence[Facts]) -> set[str]:
 
 
 NODE_CHECKS = (
-    check_system, check_torch, check_gpu, check_memory, check_disks, check_weights, check_compiler,
+    check_system, check_torch, check_packages, check_gpu, check_memory, check_disks, check_weights, check_compiler,
     check_authentication, check_run_dir,
 )  # fmt: skip
 CLUSTER_CHECKS = (check_versions, check_clocks)

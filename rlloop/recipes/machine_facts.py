@@ -47,6 +47,8 @@ class Facts:
     sees_run_dir: bool | None = None  # None: not asked
     clock_offset_s: float = 0.0
     clock_error_s: float = 0.0
+    unmet: dict[str, str] = field(default_factory=dict)  # requirement of this project -> version that is here, or ''
+    error: str = ""  # why nothing is known of this node
 
 
 def gather(weights: Sequence[str] = (), folders: dict[str, str] | None = None, node: str = "") -> Facts:
@@ -62,6 +64,7 @@ def gather(weights: Sequence[str] = (), folders: dict[str, str] | None = None, n
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions={name: version(name) for name in PACKAGES},
+        unmet=unmet_requirements(),
         code=code_digest(),
         torch_cuda=torch_cuda,
         torchaudio_error=audio_error,
@@ -87,6 +90,20 @@ def version(package: str) -> str:
         return ""
 
 
+def unmet_requirements(package: str = "rlloop") -> dict[str, str]:
+    """Requirement -> the version that is here instead, '' without one; {} where the project itself is not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(text) for text in importlib.metadata.requires(package) or ()]
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    here = {each: version(each.name) for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})}
+    return {
+        str(each): found for each, found in here.items() if not each.specifier.contains(found or "0", prereleases=True)
+    } | {str(each): "" for each, found in here.items() if not found}
+
+
 def code_digest() -> str:
     """sha256 over the Python files of rlloop and actors where they are imported from, 12 digits."""
     root = Path(__file__).resolve().parents[2]
@@ -98,9 +115,11 @@ def code_digest() -> str:
 
 
 def torch_state() -> tuple[str | None, bool, str]:
-    """(CUDA that torch was built for, whether it can use it, why torchaudio cannot be imported or '')."""
-    import torch
-
+    """(CUDA that torch was built for, whether it can use it, why torch or torchaudio cannot be imported or '')."""
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, False, f"import torch: {' '.join(str(error).split())[:160]}"
     try:
         import torchaudio  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:

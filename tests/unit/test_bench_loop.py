@@ -89,14 +89,14 @@ def test_gains_are_against_the_synchronous_run_and_the_possible_overlap():
     found = [overlap.Measured(4.0, staleness, seconds, idle) for staleness, seconds in ((0, 12.6), (1, 9.0))]
     first, second = overlap.rows("2:1", found)
     assert overlap.train_seconds("2:1") == 4.0 and overlap.train_seconds("1:2") == 16.0
-    assert second == "| 2:1 | 1 | 9.0 | 1.40 | 1.50 | **93%** | 10% | 20% | 30% |"
-    assert first.startswith("| 2:1 | 0 | 12.6 | 1.00 |  |  |")
+    assert second == "| 2:1 | 1 | 9.0 | 1.40 | 1.50 | **93%** | 1.33 | 10% | 20% | 30% |"
+    assert first.startswith("| 2:1 | 0 | 12.6 | 1.00 |  |  | 0.95 |")
 
 
 def test_the_bench_of_the_buffer_fills_its_section(tmp_path):
     out = tmp_path / "results.md"
     selection.main(["--rollouts", "400", "--commits", "4", "--repeats", "2", "--out", str(out)])
-    assert re.search(r"^\| 400 \| \d+ \| \d+ \| \*\*[\d.]+\*\* \| \d+ \| [\d.]+ \|$", out.read_text(), re.M)
+    assert re.search(r"^\| 400 \| \d+ \| \d+ \| \*\*[\d.]+\*\* \| \d+ \| [\d.]+ \| \d+ \|$", out.read_text(), re.M)
 
 
 def test_published_arrays_have_the_bytes_that_are_asked_for():

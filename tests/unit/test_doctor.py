@@ -1,6 +1,7 @@
 """The doctor's judgements on facts by hand: what is wrong is found, with both sides and what to do."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from rlloop.commands.doctor import start_findings
 from rlloop.commands.main import app
 from rlloop.config import load
+from rlloop.recipes import machine_facts
 from rlloop.recipes.doctor import (
     GIB,
     SHM_MOST,
@@ -19,7 +21,15 @@ from rlloop.recipes.doctor import (
     weights_by_type,
     weights_of_steps,
 )
-from rlloop.recipes.machine_facts import Facts, code_digest, has_token, parse_nvidia, weight_states
+from rlloop.recipes.machine_facts import (
+    Facts,
+    code_digest,
+    has_token,
+    parse_nvidia,
+    torch_state,
+    unmet_requirements,
+    weight_states,
+)
 
 VERSIONS = {"ray": "2.60.0", "torch": "2.14.1", "torchaudio": "2.11.0", "deepspeed": "0.19.8"}
 WELL = Facts(
@@ -66,6 +76,10 @@ def test_nothing_is_wrong_with_what_is_well():
         ({"driver": "550.54.14"}, "fail", "gpu", "driver 580 or newer, for CUDA 13.0"),
         ({"has_cuda": False}, "fail", "gpu", "torch cannot use it"),
         ({"gpus": (), "driver": ""}, "fail", "gpu", "a GPU for sampler, scorer, trainer, evaluator"),
+        ({"gpus": (("NVIDIA RTX 3070", 8 * GIB),)}, "warn", "memory of the gpu", "22.0 GiB or more"),
+        ({"unmet": {"deepspeed<0.20,>=0.19.8": ""}}, "fail", "packages", "deepspeed missing"),
+        ({"unmet": {"ray[data]<2.61,>=2.60": "2.59.0"}}, "fail", "packages", "pip install 'ray[data]<2.61,>=2.60'"),
+        ({"error": "node a runs no task: ModuleNotFoundError"}, "fail", "node", "ModuleNotFoundError"),
         ({"memory": 8 * GIB}, "warn", "memory", "16.0 GiB or more"),
         ({"shm": 64 * 2**20}, "warn", "/dev/shm", "0.1 GiB"),
         ({"disks": {"tmp": (3 * GIB, 20 * GIB)}}, "warn", "disk of tmp", "3.0 GiB of 20.0 GiB free"),
@@ -153,6 +167,30 @@ def test_what_only_generate_loads_is_missed_but_stops_no_run():
     assert listed == [("fail", "weights", "a"), ("warn", "weights", "a")]
     assert [f.todo for f in found] == ["rlloop weights fetch vae_44k", "rlloop weights fetch demucs_mdx_extra"]
     assert weights_of_steps(load("official", ["postprocess=[loudness]"]).postprocess) == []
+
+
+def test_a_node_without_an_answer_is_named_and_the_others_are_looked_at():
+    silent = Facts(node="b", types=("sampler",), error="driver waits for node b to run a task since 300 s")
+    assert wrong(WELL, silent, replace(WELL, node="c", compiler=""))[0] == [
+        ("fail", "node", "b"),
+        ("warn", "compiler", "c"),
+    ]
+
+
+def test_requirements_are_those_of_the_project(monkeypatch):
+    versions = {"a": "1.5", "b": "", "c": "2.14.1+cu130", "d": ""}
+    monkeypatch.setattr(machine_facts, "version", versions.get)
+    wanted = ["a>=2,<3", "b", "c>=2.13,<2.15", "d; extra == 'test'"]
+    monkeypatch.setattr(machine_facts.importlib.metadata, "requires", lambda name: wanted)
+    assert unmet_requirements() == {"a<3,>=2": "1.5", "b": ""}
+
+
+def test_a_torch_that_cannot_be_imported_is_a_finding(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    cuda, has_cuda, said = torch_state()
+    assert (cuda, has_cuda) == (None, False) and said.startswith("import torch: ")
+    listed, _ = wrong(replace(WELL, torch_cuda=cuda, torchaudio_error=said))
+    assert listed == [("fail", "torch", "a")]
 
 
 def test_facts_are_read_from_what_is_there(tmp_path, monkeypatch):
