@@ -45,8 +45,8 @@ def ring(session: Session, why: str, report: dict[str, Any], last_step: float, d
         lambda: _write_stacks(folder, stacks.dump_here(session.path)),
         lambda: _dump_other_nodes(session, folder),
     )
-    parts = dict(zip(PARTS, work, strict=True))
-    left = list(PARTS)  # until the folder is there
+    parts: dict[str, Callable[[], Any]] = dict(zip(PARTS, work, strict=True))
+    left: list[str] = list(PARTS)  # until the folder is there
 
     def gather() -> None:
         try:
