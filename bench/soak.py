@@ -175,15 +175,23 @@ def gauges(run_dir: Path) -> str:
     return "; ".join(found) or "not known"
 
 
+def tickets_to_the_end(run_dir: Path) -> int:
+    """Closed ones of its summary, which counts those after the last status line as well; 0 where there is none."""
+    path = run_dir / "summary.json"
+    counts = json.loads(path.read_text())["tickets"] if path.exists() else {}
+    return sum(counts.get(state, 0) for state in ("trained", "dropped", "failed"))
+
+
 def report(samples: list[Sample], run_dir: Path, status: int, command: str) -> str:
     at_work = [sample for sample in samples if sample.tickets and "Buffer" in sample.memory]  # not starting or ending
     assert at_work, f"exit status {status} before any ticket: see {run_dir.with_suffix('.log')}"
     seconds, tickets = at_work[-1].seconds - at_work[0].seconds, at_work[-1].tickets
-    rate = (tickets - at_work[0].tickets) / seconds
+    rate, done = (tickets - at_work[0].tickets) / seconds, tickets_to_the_end(run_dir)
     head = "| 1/4 | 1/2 | end | largest | MB per 1,000 tickets |\n| --- | --- | --- | --- | --- | --- |\n"
     return (
         f"`{command}`, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}). "
-        f"{tickets:,} tickets in {seconds / 60:.1f} min ({rate:.1f}/s), exit status {status}. Slopes are lines through "
+        f"{done:,} tickets, the {tickets:,} of these samples in {seconds / 60:.1f} min ({rate:.1f}/s), exit status "
+        f"{status}. Slopes are lines through "
         f"the second half, ± their standard error. Memory is RSS less shared pages, in MB, summed over the processes "
         f"of a role (samplers, scorers and the gate begin anew with each segment).\n\n"
         f"| process {head}" + "\n".join(rows(at_work, "memory")) + "\n\n"
