@@ -5,21 +5,25 @@
 
 Parts: conformance (golden cases on the CPU, then the card against the CPU in float32 and bfloat16), clips a second by
 batch, plain and compiled, scoring, and a short run of configs/one_gpu.yaml. Weights are drawn, of the published sizes:
-neither speed nor rounding depends on training. A part for which the time does not suffice is left out, and says so.
-Without a card all but the run works on the CPU, where only tiny sizes are bearable (tests/unit/test_bench_gpu.py).
+neither speed nor rounding depends on training. Each part leaves later ones their time; a row for which it does not
+suffice is left out, and says so, and one that breaks (memory) costs itself. Without a card it refuses: these sizes
+would take hours. On the CPU the parts run with tiny ones, in tests/unit/test_bench_gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +34,15 @@ from bench.machine import commit
 from bench.results import write_section
 from bench.sampling import PUBLISHED, clips, difference, finish, flops, make_generator
 from rlloop.models.official import MODES, Mode
+from rlloop.models.policy import FluxAudioGenerator
 from rlloop.rewards.base import Clip, Reward
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results_gpu.md")
 BUDGET_S = 450.0
+RESERVED_S = {"sampling": 150.0, "scoring": 45.0, "one_gpu": 150.0}  # what the parts before leave
+FIRST_S = {"plain": 30.0, "compiled": 75.0}  # a setting's first row: moving the networks, and compiling them
+COPIES_SHARE = 0.01  # of the peak: below it a card that is kept busy by more clips is not, but what feeds it
 GOLDEN = ("fluxaudio_s_44k_euler", "bigvgan_v2_44k", "tunejury")
 TOLERANCES = {"float32": 2e-3, "bfloat16": 1e-1}
 # Dense peaks in TFLOP/s as their makers state them: float32 outside and TF32 and bfloat16 inside tensor cores.
@@ -43,6 +51,7 @@ PEAKS = {
     "L40S": (91.6, 183, 366), "L4": (30.3, 60, 121), "A10G": (35, 35, 70), "RTX 4090": (82.6, 82.6, 165),
 }  # fmt: skip
 KINDS = ("float32", "tf32", "bfloat16")
+ARITHMETIC = "arithmetic and memory"
 
 
 @dataclass
@@ -59,6 +68,17 @@ class Card:
     golden: Sequence[str] = GOLDEN
     deadline: float = field(default_factory=lambda: time.monotonic() + BUDGET_S)
 
+    @cached_property
+    def drawn(self) -> FluxAudioGenerator:
+        """Drawing the weights takes seconds of CPU, so it is done once; take a copy."""
+        return make_generator(self.mode)
+
+    @cached_property
+    def step_flops(self) -> float:
+        """Floating-point operations of one guided solver step of one clip."""
+        generator = copy.deepcopy(self.drawn).place(device=self.device.type)
+        return flops(lambda: generator.sample_latents(["x"], [1], replace(PUBLISHED, num_steps=1)))
+
     @property
     def name(self) -> str:
         return torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
@@ -68,7 +88,7 @@ class Card:
 
     def share(self, flops_per_second: float, kind: str) -> str:
         """Of the card's peak; empty where that is not known."""
-        peaks = next((peaks for name, peaks in PEAKS.items() if name in self.name), None)
+        peaks = next((peaks for name, peaks in PEAKS.items() if re.search(rf"\b{name}\b", self.name)), None)
         return f"{flops_per_second / (peaks[KINDS.index(kind)] * 1e12):.1%}" if peaks else ""
 
 
@@ -100,9 +120,9 @@ def conformance(card: Card) -> str:
         lines.append(f"| golden {outcome.name}, CPU | {numbers} | {verdict(outcome.has_passed)}{remarks} |")
     settings = replace(PUBLISHED, num_steps=min(4, card.num_steps))
     prompts, seeds = clips(2)
-    expected = make_generator(card.mode).place(device="cpu").sample_latents(prompts, seeds, settings).float().cpu()
+    expected = copy.deepcopy(card.drawn).place(device="cpu").sample_latents(prompts, seeds, settings).float().cpu()
     for dtype, tolerance in TOLERANCES.items():
-        generator = make_generator(card.mode).place(dtype=dtype, device=card.device.type)
+        generator = copy.deepcopy(card.drawn).place(dtype=dtype, device=card.device.type)
         share = difference(generator.sample_latents(prompts, seeds, settings).float().cpu(), expected)
         lines.append(
             f"| {settings.num_steps} solver steps in {dtype} on the card against float32 on the CPU | {share:.1e} "
@@ -120,50 +140,73 @@ def verdict(has_passed: bool) -> str:
 
 def sampling(card: Card) -> str:
     """Clips a second by batch: latents alone, and with decoding to audio."""
-    settings = replace(PUBLISHED, num_steps=card.num_steps)
-    one_step = one_clip_flops(card)
     lines = [
         "| setting | batch | latents s | clips/s | TFLOP/s | of peak | limited by | clips/s with audio | first s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for dtype, is_compiled, tf32 in (
-        ("float32", False, False), ("float32", False, True), ("bfloat16", False, True), ("bfloat16", True, True),
+    for kind, how in (
+        ("float32", "plain"), ("tf32", "plain"), ("bfloat16", "plain"), ("bfloat16", "compiled"), ("tf32", "compiled"),
     ):  # fmt: skip
-        name = f"{'TF32' if tf32 and dtype == 'float32' else dtype}, {'compiled' if is_compiled else 'plain'}"
-        kind = "tf32" if tf32 and dtype == "float32" else dtype
-        if card.left() < (150 if is_compiled else 60):
-            lines.append(f"| {name} | | left out: {card.left():.0f} s of the time are left | | | | | | |")
-            continue
-        generator = make_generator(card.mode).place(
-            dtype=dtype, compile=is_compiled, tf32=tf32, device=card.device.type
-        )
-        before = None
-        for batch in [card.batches[-1]] if is_compiled else card.batches:
-            prompts, seeds = clips(batch)
-            began = time.perf_counter()
-            latents = generator.sample_latents(prompts, seeds, settings)
-            finish(latents)
-            first_s = time.perf_counter() - began
-            seconds = seconds_of(lambda g=generator, p=prompts, s=seeds: g.sample_latents(p, s, settings), card.repeats)
-            decode_s = seconds_of(lambda g=generator, x=latents: decode_in_parts(g, x), 1)
-            speed = one_step * settings.num_steps * batch / seconds
-            lines.append(
-                f"| {name} | {batch} | {seconds:.3f} | {batch / seconds:.2f} | {speed / 1e12:.2f} "
-                f"| {card.share(speed, kind)} | {limit(before, (batch, seconds))} | {batch / (seconds + decode_s):.2f} "
-                f"| {first_s:.1f} |"
-            )
-            before = (batch, seconds)
-        del generator
+        lines += setting_rows(card, kind, how)
         torch.compiler.reset()
         if card.device.type == "cuda":
             torch.cuda.empty_cache()
     return "\n".join(lines)
 
 
-def one_clip_flops(card: Card) -> float:
-    """Floating-point operations of one guided solver step of one clip."""
-    generator = make_generator(card.mode).place(device=card.device.type)
-    return flops(lambda: generator.sample_latents(["x"], [1], replace(PUBLISHED, num_steps=1)))
+def setting_rows(card: Card, kind: str, how: str) -> list[str]:
+    """Rows of one setting by batch, as far as time and memory go; compiled for the smallest and the largest batch."""
+    lines: list[str] = []
+    name, before = f"{'TF32' if kind == 'tf32' else kind}, {how}", None
+    needed_s = FIRST_S[how]
+    generator = None
+    for batch in card.batches if how == "plain" else sorted({card.batches[0], card.batches[-1]}):
+        began = time.monotonic()
+        if card.left() < needed_s:
+            said = f"left out: {card.left():.0f} s of the time are left, {needed_s:.0f} s may be needed"
+            return [*lines, f"| {name} | {batch} | {said} | | | | | | |"]
+        try:
+            if generator is None:
+                dtype = "bfloat16" if kind == "bfloat16" else "float32"
+                generator = copy.deepcopy(card.drawn).place(
+                    dtype=dtype, compile=how == "compiled", tf32=kind == "tf32", device=card.device.type
+                )
+            line, before = setting_row(card, generator, kind, batch, before)
+        except Exception as error:  # larger batches would break, too; the other settings still count
+            return [*lines, f"| {name} | {batch} | {broken(error)} | | | | | | |"]
+        lines.append(f"| {name} {line}")
+        spent = time.monotonic() - began
+        needed_s = spent * growth(card.batches, batch)
+    return lines
+
+
+def setting_row(card: Card, generator, kind: str, batch: int, before) -> tuple[str, tuple[int, float]]:
+    """(the row's cells from the batch on, what the next one compares with)."""
+    settings = replace(PUBLISHED, num_steps=card.num_steps)
+    prompts, seeds = clips(batch)
+    began = time.perf_counter()
+    latents = generator.sample_latents(prompts, seeds, settings)
+    finish(latents)
+    first_s = time.perf_counter() - began
+    seconds = seconds_of(lambda: generator.sample_latents(prompts, seeds, settings), card.repeats)
+    decode_s = seconds_of(lambda: decode_in_parts(generator, latents), 1)
+    speed = card.step_flops * settings.num_steps * batch / seconds
+    cells = (
+        f"| {batch} | {seconds:.3f} | {batch / seconds:.2f} | {speed / 1e12:.2f} "
+        f"| {card.share(speed, kind)} | {limit(before, (batch, seconds))} | {batch / (seconds + decode_s):.2f} "
+        f"| {first_s:.1f} |"
+    )
+    return cells, (batch, seconds)
+
+
+def growth(batches: Sequence[int], batch: int) -> float:
+    """How many times the time of this batch the next one may take."""
+    larger = [other for other in batches if other > batch]
+    return min(larger) / batch if larger else 1.0
+
+
+def broken(error: Exception) -> str:
+    return f"**Failed**: {type(error).__name__}: {' '.join(str(error).split())[:200].replace('|', '/')}"
 
 
 def decode_in_parts(generator, latents: Tensor) -> Tensor:
@@ -182,7 +225,7 @@ def limit(before: tuple[int, float] | None, now: tuple[int, float]) -> str:
     growth = (now[1] / before[1] - 1) / (now[0] / before[0] - 1)
     if growth < 0.25:
         return "launches: the card was mostly idle before"
-    return "launches and arithmetic" if growth < 0.75 else "arithmetic and memory"
+    return "launches and arithmetic" if growth < 0.75 else ARITHMETIC
 
 
 # ---- scoring
@@ -191,43 +234,59 @@ def limit(before: tuple[int, float] | None, now: tuple[int, float]) -> str:
 def scoring(card: Card) -> str:
     """Each reward on 16 clips together and one by one."""
     lines = [
-        "| reward | clips/s together | one by one | ratio | TFLOP/s | of float32 peak |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| reward | clips/s together | one by one | ratio | TFLOP/s | of float32 peak | limited by |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rate_hz, count = 44_100, 16
     for name, build in card.rewards.items():
         if card.left() < 30:
-            lines.append(f"| {name} | left out: {card.left():.0f} s of the time are left | | | | |")
+            lines.append(f"| {name} | left out: {card.left():.0f} s of the time are left | | | | | |")
             continue
-        reward = build()
-
-        def fresh() -> list[Clip]:  # arrays of their own each time: an ear remembers what it heard
-            rng = np.random.default_rng(0)
-            waves = 0.1 * rng.standard_normal((count, int(card.clip_seconds * rate_hz)), dtype=np.float32)
-            return [Clip(wave.copy(), rate_hz, "slow strings") for wave in waves]
-
-        def together(reward=reward) -> None:
-            reward.score(fresh())
-
-        def one_by_one(reward=reward) -> None:
-            for clip in fresh():
-                reward.score([clip])
-
-        made = seconds_of(lambda: None if fresh() else None, 1)
-        joint, alone = (seconds_of(work, card.repeats) - made for work in (together, one_by_one))
-        speed = flops(lambda reward=reward: reward.score(fresh()[:1])) * count / joint
-        lines.append(
-            f"| {name} | {count / joint:.1f} | {count / alone:.1f} | **{alone / joint:.2f}** | {speed / 1e12:.2f} "
-            f"| {card.share(speed, 'float32')} |"
-        )
+        try:
+            lines.append(f"| {name} {reward_cells(card, build())}")
+        except Exception as error:  # the other rewards still count
+            lines.append(f"| {name} | {broken(error)} | | | | | |")
     return "\n".join(lines)
+
+
+def reward_cells(card: Card, reward: Reward) -> str:
+    rate_hz, count = 44_100, 16
+
+    def fresh() -> list[Clip]:  # arrays of their own each time: an ear remembers what it heard
+        rng = np.random.default_rng(0)
+        waves = 0.1 * rng.standard_normal((count, int(card.clip_seconds * rate_hz)), dtype=np.float32)
+        return [Clip(wave.copy(), rate_hz, "slow strings") for wave in waves]
+
+    def together() -> None:
+        reward.score(fresh())
+
+    def one_by_one() -> None:
+        for clip in fresh():
+            reward.score([clip])
+
+    made = seconds_of(lambda: None if fresh() else None, 1)
+    joint, alone = (seconds_of(work, card.repeats) - made for work in (together, one_by_one))
+    speed = flops(lambda: reward.score(fresh()[:1])) * count / joint
+    share = card.share(speed, "float32")
+    limited = scoring_limit((1, alone / count), (count, joint), share)
+    return (
+        f"| {count / joint:.1f} | {count / alone:.1f} | **{alone / joint:.2f}** | {speed / 1e12:.2f} "
+        f"| {share} | {limited} |"
+    )
+
+
+def scoring_limit(one: tuple[int, float], many: tuple[int, float], share: str) -> str:
+    """As `limit`; but time that grows with the clips while the card does next to nothing is spent beside it."""
+    found = limit(one, many)
+    if found == ARITHMETIC and share and float(share.rstrip("%")) < 100 * COPIES_SHARE:
+        return "what feeds the card: features on the CPU, copies"
+    return found
 
 
 # ---- a run
 
 
 def one_gpu(card: Card) -> str:
-    """A short run of configs/one_gpu.yaml on drawn models: versions, clips a minute, and what each pool waited."""
+    """A short run of configs/one_gpu.yaml on drawn models: clips a second, idle pools, share of the peak."""
     if card.device.type != "cuda":
         return "Left out: no card."
     time_s = min(150.0, card.left())
@@ -263,7 +322,36 @@ def one_gpu(card: Card) -> str:
         return f"**Failed** with status {found.returncode}: `{' '.join((found.stdout + found.stderr).split())[-600:]}`"
     summary = json.loads((run_dir / "summary.json").read_text())
     kept = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-    return f"Done in {time.monotonic() - began:.0f} s: `{json.dumps(kept)}`"
+    return f"Done in {time.monotonic() - began:.0f} s: `{json.dumps(kept)}`\n\n{figures(card, run_dir)}"
+
+
+def figures(card: Card, run_dir: Path) -> str:
+    """What the journal tells of the stream, from the first lease to the last commit."""
+    from rlloop.loop.journal import Journal
+    from rlloop.loop.records import Buffered, Leased
+    from rlloop.recipes.run_record import read_config
+
+    config = read_config(run_dir)
+    found = list(Journal(run_dir / "journal" / "journal.log").read())
+    began = min(when for record, when in found if isinstance(record, Leased))
+    done = [(record, when) for record, when in found if isinstance(record, Buffered)]
+    seconds = max(when for _, when in done) - began
+    num_clips = sum(len(record.rollouts) for record, _ in done)
+    speed = num_clips * card.step_flops * config.sampling.num_steps / seconds
+    kind = "bfloat16" if config.generator.dtype == "bfloat16" else "tf32" if config.generator.tf32 else "float32"
+    lines = [
+        "| clips | seconds | clips/s | sampling TFLOP/s | of peak | idle |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    idle = []
+    for name, pool in {"sampler": config.sampler, **config.scorer.all_pools}.items():
+        busy = sum(record.worker_seconds.get(name, 0.0) for record, _ in done)
+        idle.append(f"{name} {1 - busy / (pool.num_actors * seconds):.0%}")
+    lines.append(
+        f"| {num_clips} | {seconds:.1f} | {num_clips / seconds:.2f} | {speed / 1e12:.2f} | {card.share(speed, kind)} "
+        f"| {', '.join(idle)} |"
+    )
+    return "\n".join(lines)
 
 
 PARTS: dict[str, tuple[str, Callable[[Card], str]]] = {
@@ -276,8 +364,9 @@ PARTS: dict[str, tuple[str, Callable[[Card], str]]] = {
 
 def run(card: Card, only: Sequence[str], out: Path, command: str) -> None:
     """Runs the parts one after the other and writes the section of this card; what breaks costs its own part."""
-    parts = []
-    for name in only:
+    parts, end = [], card.deadline
+    for place, name in enumerate(only):
+        card.deadline = end - sum(RESERVED_S.get(later, 0.0) for later in only[place + 1 :])
         title, work = PARTS[name]
         began = time.monotonic()
         try:
@@ -305,9 +394,13 @@ def main(given: list[str]) -> None:
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="for all parts")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(given)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        sys.exit("bench.gpu: torch finds no CUDA card here, and on a CPU these sizes take hours (see rlloop doctor)")
     card = Card(
-        device, batches=arguments.batches, rewards=published_rewards(), deadline=time.monotonic() + arguments.seconds
+        torch.device("cuda"),
+        batches=arguments.batches,
+        rewards=published_rewards(),
+        deadline=time.monotonic() + arguments.seconds,
     )
     run(card, arguments.only, arguments.out, f"python -m bench.gpu {' '.join(given)}".strip())
 

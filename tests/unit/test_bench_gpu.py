@@ -1,6 +1,7 @@
 """The GPU bench on the CPU with tiny sizes: every part runs, fills its table, and what breaks costs its own part."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ class Level:
 
 def card(**changes):
     settings = dict(mode=MODE, num_steps=1, batches=(1, 2), repeats=1, clip_seconds=0.1, golden=("crpo",))
-    return gpu.Card(torch.device("cpu"), **{**settings, "rewards": {"level": Level}, **changes})
+    ample = time.monotonic() + 1e5
+    return gpu.Card(torch.device("cpu"), **{**settings, "rewards": {"level": Level}, "deadline": ample, **changes})
 
 
 def test_every_part_fills_its_table(tmp_path):
@@ -34,8 +36,9 @@ def test_every_part_fills_its_table(tmp_path):
     assert "## CPU" in text and "Failed" not in text
     assert "| golden crpo, CPU |" in text and "FAIL" not in text
     assert re.search(r"solver steps in bfloat16 on the card .* \| pass \|", text)
-    assert len(re.findall(r"^\| (?:float32|TF32|bfloat16), (?:plain|compiled) \| \d \| [\d.]+ \|", text, re.M)) == 7
-    assert re.search(r"^\| level \| [\d.]+ \| [\d.]+ \| \*\*[\d.]+\*\* \|", text, re.M)
+    assert len(re.findall(r"^\| (?:float32|TF32|bfloat16), (?:plain|compiled) \| \d \| [\d.]+ \|", text, re.M)) == 10
+    assert len(re.findall(r"^\| \w+, \w+ \| 2 \|(?: [\d.]+ \|){3} +\| (?:launches|arithmetic)", text, re.M)) == 5
+    assert re.search(r"^\| level \|( [\d.]+ \|){2} \*\*[\d.]+\*\* \|.*\| (launches|arithmetic).*\|$", text, re.M)
     assert "Left out: no card." in text
 
 
@@ -47,14 +50,78 @@ def test_a_part_that_breaks_or_finds_no_time_says_so_and_the_others_count(tmp_pa
     gpu.run(card(rewards={"broken": broken}), ["scoring"], out, "x")
     assert "**Failed**: RuntimeError: no such weights" in out.read_text()
     gpu.run(card(deadline=0.0), ["sampling", "scoring"], out, "x")
-    assert out.read_text().count("left out") == 5
+    assert out.read_text().count("left out") == 6
+
+
+def test_a_batch_that_breaks_costs_itself_and_what_it_leaves_time_for_is_kept(monkeypatch):
+    made = card(batches=(1, 2, 4))
+    work = gpu.setting_row
+
+    def out_of_memory(card, generator, kind, batch, before):
+        if batch == 4:
+            raise torch.cuda.OutOfMemoryError("tried to allocate | 80 GiB")
+        return work(card, generator, kind, batch, before)
+
+    monkeypatch.setattr(gpu, "setting_row", out_of_memory)
+    first, second, third = gpu.setting_rows(made, "bfloat16", "plain")
+    assert "| 1 | " in first and "| 2 | " in second and "4 | **Failed**: OutOfMemoryError" in third
+    assert len({line.count("|") for line in (first, second, third)}) == 1
+    slow = card(batches=(1, 64))
+    slow.__dict__["left"] = iter([100.0, 1e-6, 1e-6]).__next__  # after the first row
+    _, left_out = gpu.setting_rows(slow, "float32", "plain")
+    assert "| 64 | left out: 0 s" in left_out
+    assert gpu.growth((1, 4, 16), 4) == 4 and gpu.growth((1, 4), 4) == 1
+
+
+def test_parts_leave_later_ones_their_time(tmp_path, monkeypatch):
+    seen = {}
+    for name in gpu.PARTS:
+        work = lambda card, name=name: seen.update({name: card.deadline}) or ""  # noqa: E731
+        monkeypatch.setitem(gpu.PARTS, name, (name, work))
+    gpu.run(card(deadline=1000.0), list(gpu.PARTS), tmp_path / "out.md", "x")
+    assert seen == {"conformance": 655.0, "sampling": 805.0, "scoring": 850.0, "one_gpu": 1000.0}
+
+
+def test_the_run_is_told_from_its_journal(tmp_path, monkeypatch):
+    """Two tickets of four clips, leased from 10 s on, back by 20 s; the sampler worked 8 s of these, the scorer 1."""
+    from actors import startup
+    from rlloop.config import load
+    from rlloop.loop import records as r
+    from rlloop.loop.journal import Journal
+
+    startup.store_config(tmp_path, load("mini", ["sampler.num_actors=1", "scorer.num_actors=1"]))
+    (tmp_path / "journal").mkdir()
+    clips = tuple(r.RolloutRecord(n, n, {}) for n in range(4))
+    told = [(r.Leased(0, 0, 1, 0), 10.0), (r.Leased(1, 0, 1, 1), 11.0)]
+    told += [(r.Buffered(n, 0, clips, 1, {"sampler": 4.0, "scorer": 0.5}), when) for n, when in ((0, 15.0), (1, 20.0))]
+    monkeypatch.setattr(Journal, "read", lambda journal: iter(told))
+    found = gpu.figures(card(), tmp_path).splitlines()[-1]
+    assert found.startswith("| 8 | 10.0 | 0.80 | ") and found.endswith("| sampler 20%, scorer 90% |")
+
+
+def test_without_a_card_it_refuses_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA card here"):
+        gpu.main(["--out", str(tmp_path / "out.md")])
+    assert not (tmp_path / "out.md").exists()
 
 
 def test_the_share_of_the_peak_is_of_the_card_and_the_arithmetic(monkeypatch):
     monkeypatch.setattr(gpu.Card, "name", "NVIDIA H100 80GB HBM3")
     assert card().share(98.9e12, "bfloat16") == "10.0%" and card().share(6.7e12, "float32") == "10.0%"
+    monkeypatch.setattr(gpu.Card, "name", "NVIDIA L4")
+    assert card().share(12.1e12, "bfloat16") == "10.0%"
+    monkeypatch.setattr(gpu.Card, "name", "NVIDIA L40")
+    assert card().share(1e12, "float32") == "", "an L40 is no L4"
     monkeypatch.setattr(gpu.Card, "name", "NVIDIA Unheard-of 9")
     assert card().share(1e12, "float32") == ""
+
+
+def test_scoring_that_leaves_the_card_idle_is_limited_by_what_feeds_it():
+    one, many = (1, 1.0), (16, 16.0)
+    assert gpu.scoring_limit(one, many, "0.4%").startswith("what feeds the card")
+    assert gpu.scoring_limit(one, many, "30.0%") == gpu.scoring_limit(one, many, "") == gpu.ARITHMETIC
+    assert gpu.scoring_limit(one, (16, 2.0), "0.4%").startswith("launches")
 
 
 @pytest.mark.parametrize(
