@@ -37,11 +37,14 @@ def make_writable(folder: Path) -> None:
     """Makes a folder and sees that it can be written to: before the work whose results it is for.
 
     Raises:
-        OSError: it cannot.
+        ValueError: it cannot; one line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(b"rlloop")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"rlloop")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}; choose another folder") from None
 
 
 def kept_free(run_dir: Path, config: Config) -> int:

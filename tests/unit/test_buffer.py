@@ -370,10 +370,10 @@ def test_a_worker_that_went_with_its_node_is_no_attempt_of_its_ticket(session, g
     segment = buffer.begin_segment()
     (ticket,) = buffer.next_tickets(segment, 0).tickets
     buffer.arrived(segment, "sampler-7-a", "actor-1", "node-1")
-    assert buffer.started(ticket, "sampler-7-a")[0] == "go"
+    assert buffer.started([ticket], "sampler-7-a")[0] == ["go"]
     buffer.nodes_lost(gone)
     buffer.arrived(segment, "sampler-9-b", "actor-1", "node-3")  # the same actor, elsewhere
-    assert buffer.started(ticket, "sampler-9-b")[0] == "go"
+    assert buffer.started([ticket], "sampler-9-b")[0] == ["go"]
     assert buffer.ledger.tickets[ticket].attempts == attempts
     buffer.begin_segment()
     assert not buffer.lost and not buffer.nodes
@@ -385,7 +385,7 @@ def test_a_ticket_is_not_failed_by_nodes_that_go_again_and_again(session):
     (ticket,) = buffer.next_tickets(segment, 0).tickets
     for n in range(buffer.config.loop.max_attempts + 2):
         buffer.arrived(segment, f"sampler-{n}", "actor", f"node-{n}")
-        assert buffer.started(ticket, f"sampler-{n}")[0] == "go"
+        assert buffer.started([ticket], f"sampler-{n}")[0] == ["go"]
         buffer.nodes_lost({f"node-{n}"})
 
 

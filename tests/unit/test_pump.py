@@ -28,13 +28,13 @@ class ScriptedPump(Pump):
     def __init__(self, session, script) -> None:
         self.session, self.state, self.segment, self.script = session, "idle", 0, list(script)
 
-    def _scored_tickets(self, sizes):
+    def _scored_slots(self, sizes):
         what = self.script.pop(0)
         if not self.script:
             self.state = "done"
         if what == "raises":
             raise RuntimeError("no worker starts")
-        yield from ["a ticket"] if what == "commits" else []
+        yield from [["a ticket"]] if what == "commits" else []
 
 
 def stops(script, cut):
