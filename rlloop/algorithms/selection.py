@@ -22,12 +22,14 @@ class Candidates(Sequence[Candidate]):
 
     def __init__(self, tickets: np.ndarray, clips: np.ndarray, scores: np.ndarray) -> None:
         finite = np.isfinite(scores)
-        columns = (tickets, clips, np.negative(scores))
-        self.tickets, self.clips, self.keys = columns if finite.all() else (column[finite] for column in columns)
+        self.tickets, self.clips, self.keys = tickets, clips, np.negative(scores)
+        self._count = int(np.count_nonzero(finite))
+        if self._count < len(finite):
+            self.keys[~finite] = np.inf  # behind all others: cheaper than three columns without them
         self._order: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._count
 
     def __getitem__(self, place):
         rows = self._rows()[place]
@@ -39,11 +41,10 @@ class Candidates(Sequence[Candidate]):
     def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Tickets and clips of the first `count`, in order."""
         if count >= len(self):
-            rows = self._ranked(np.arange(len(self)))
+            rows = self._rows()
         elif count > 0:
             last = np.partition(self.keys, count - 1)[count - 1]
-            better, equal = np.flatnonzero(self.keys < last), np.flatnonzero(self.keys == last)
-            rows = self._ranked(np.concatenate([better, self._ranked(equal)[: count - len(better)]]))
+            rows = self._ranked(np.flatnonzero(self.keys <= last))[:count]
         else:
             rows = np.zeros(0, np.int64)
         return self.tickets[rows], self.clips[rows]
@@ -59,7 +60,7 @@ class Candidates(Sequence[Candidate]):
 
     def _rows(self) -> np.ndarray:
         if self._order is None:
-            self._order = self._ranked(np.arange(len(self)))
+            self._order = self._ranked(np.flatnonzero(self.keys < np.inf))
         return self._order
 
     def _at(self, rows: np.ndarray) -> Iterator[Candidate]:

@@ -53,12 +53,16 @@ class CohortScores:
 
     def keys(self) -> tuple[np.ndarray, np.ndarray]:
         """Ticket and clip of each rollout, [N] each; to be read only, as all columns are."""
-        return self._there(self.places), self._there(self.clips.reshape(-1))
+        return self.there(self.places), self.there(self.clips.reshape(-1))
 
     def scores(self, name: str) -> np.ndarray:
         """[N] one score of each rollout, NaN where it is missing."""
+        return self.there(self.column(name))
+
+    def column(self, name: str) -> np.ndarray:
+        """[tickets * places] one score at each place, NaN where it is missing or there is no clip; to be read only."""
         table = self.tables.get(name)
-        return self._there(np.full(self.clips.size, np.nan) if table is None else table.reshape(-1))
+        return np.full(self.clips.size, np.nan) if table is None else table.reshape(-1)
 
     def chosen(self, keys: Iterable[tuple[int, int]]) -> np.ndarray:
         """[N] whether a rollout is one of these (ticket, clip)."""
@@ -67,8 +71,8 @@ class CohortScores:
         rows = pairs[:, 0] - self.tickets.start
         nth, places = np.nonzero(self.clips[rows] == pairs[:, 1:])
         found[rows[nth], places] = True
-        return self._there(found.reshape(-1))
+        return self.there(found.reshape(-1))
 
-    def _there(self, column: np.ndarray) -> np.ndarray:
+    def there(self, column: np.ndarray) -> np.ndarray:
         """Without the places that hold no clip; the column itself where all do."""
         return column if self.num_clips == self.clips.size else column[self.clips.reshape(-1) >= 0]

@@ -18,7 +18,8 @@ from rlloop.rewards.blend import blend
 
 def cohort_candidates(ledger: Ledger, k: int, stage: Stage) -> Candidates:
     """Rollouts of cohort k with their ranking score, in (score descending, ticket, clip) order; missing left out."""
-    return Candidates(*ledger.scores_of(k).keys(), _ranking_scores(ledger, k, stage))
+    found = ledger.scores_of(k)
+    return Candidates(found.places, found.clips.reshape(-1), _ranking_column(found, stage))
 
 
 def close_cohort(ledger: Ledger, k: int, algorithm: Algorithm) -> Selected:
@@ -92,10 +93,10 @@ def mean_scores(found: CohortScores) -> dict[str, float]:
     return {name: mean(values) for name, values in present.items() if values.size}
 
 
-def _ranking_scores(ledger: Ledger, k: int, stage: Stage) -> np.ndarray:
-    """[N] what a cohort's rollouts are ranked by, in the order of (ticket, clip); NaN where missing."""
+def _ranking_column(found: CohortScores, stage: Stage) -> np.ndarray:
+    """[tickets * places] what is ranked by, in the order of (ticket, clip); NaN where missing, or no clip is."""
     names = stage.selection.rank_by
-    return blend({name: ledger.scores_of(k).scores(name) for name in names}, names)
+    return blend({name: found.column(name) for name in names}, names)
 
 
 def _threshold(ledger: Ledger, k: int, stage: Stage) -> float | None:
@@ -104,5 +105,6 @@ def _threshold(ledger: Ledger, k: int, stage: Stage) -> float | None:
     for generation in reversed(ledger.plan.generations[: k + 1]):
         if generation.stage != ledger.plan.generations[k].stage or len(scores) >= stage.selection.window:
             break
-        scores = np.concatenate([_ranking_scores(ledger, generation.k, stage), scores])
+        found = ledger.scores_of(generation.k)
+        scores = np.concatenate([found.there(_ranking_column(found, stage)), scores])
     return window_threshold(scores[-stage.selection.window :], stage.selection.top_fraction)

@@ -48,8 +48,8 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 
 def as_column(values: Sequence[float | None]) -> np.ndarray:
-    """[N] float64, NaN for what is missing or not finite; an array in which nothing is stays itself."""
+    """[N] float64, NaN for what is missing or not finite; an array without infinities stays itself."""
     is_array = isinstance(values, np.ndarray) and values.dtype == np.float64
     column = values if is_array else np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-    finite = np.isfinite(column)
-    return column if finite.all() else np.where(finite, column, np.nan)
+    infinite = np.isinf(column)
+    return np.where(infinite, np.nan, column) if infinite.any() else column

@@ -525,7 +525,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
         (["--prompts", tmp_path / "blank.csv"], "line 3: id 'b' has no prompt"),
         (["--prompts", tmp_path / "none.csv"], "holds no row"),
         (["--prompts", tmp_path / "columns.csv"], "has the columns ['a', 'b']; expected one named 'prompt'"),
-        (["x", "--out", tmp_path / "file"], "file: File exists"),
+        (["x", "--out", tmp_path / "file"], "file cannot be written to: File exists"),
         (["x", "--out", tmp_path / "file" / "below"], "Not a directory"),
         (["x", "--run", "s3://bucket/run", "--weights", "x"], "--run s3://bucket/run and --weights"),
         (["x", "--run", tmp_path / "nowhere"], "nowhere: no such run"),
