@@ -17,7 +17,7 @@ from rlloop.loop.journal import decode
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STANDINS = REPOSITORY / "bench" / "standins.yaml"
-START_S, END_S = 300.0, 120.0
+START_S, END_S = 600.0, 120.0
 
 
 @dataclass
