@@ -55,7 +55,7 @@ class Buffer(Journaled):
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
-        self.last_progress = 0.0  # of this process: a buffer that dies again and again makes none
+        self.last_progress = self.last_work = 0.0  # of this process: a buffer that dies again and again makes none
         if self.ledger.epoch < session.epoch:
             self._do(r.EpochBegan(session.epoch))
         self._close_cohorts()
@@ -255,7 +255,7 @@ class Buffer(Journaled):
 
     @in_turn
     def _note(self, scored: ScoredTicket, size: int) -> bool:
-        self.last_progress = time.time()
+        self.last_progress = self.last_work = time.time()
         try:
             counted = self._note_failure(scored) if scored.failure else self._note_rollouts(scored, size)
         except (ValueError, TypeError) as error:
@@ -330,7 +330,7 @@ class Buffer(Journaled):
         """Version k+1 is in the store: the gate may move on."""
         if version == self.ledger.version + 1:
             self._do(r.Published(version))
-            self.last_progress = time.time()
+            self.last_progress = self.last_work = time.time()
             self._flush()  # before files go that the record makes superfluous
             self.files.prune(self.ledger)
 
@@ -352,7 +352,7 @@ class Buffer(Journaled):
             if point.time > now - BUSY_WINDOW_S:
                 self.busy.add("trainer", point.seconds)
         if new:
-            self.last_progress = now
+            self.last_progress = self.last_work = now
         return Heard(self.stop_reason, new[-1].step if new else newest)
 
     # ---- the driver's side
@@ -365,6 +365,7 @@ class Buffer(Journaled):
 
     @in_turn
     def add_busy(self, role: str, seconds: float) -> None:
+        """Held-out clips are progress, but no commit and no step: samplers may still be on their way."""
         self.busy.add(role, seconds)
         self.last_progress = time.time()
 
@@ -396,6 +397,7 @@ class Buffer(Journaled):
             "restarts": {"trainer": max(0, self.trainer_starts - 1), **(self.restarts + self._restarts_now())},
             "stopped": next((s.stopped for s in ledger.selections.values() if s.stopped), ""),
             "last_progress": self.last_progress,
+            "has_worked": self.last_work > 0,
             "stop_reason": self.stop_reason,
             "rollout_bytes": self.files.num_bytes,
             "slots_under_way": len({ledger.tickets[number].slot for number in ledger.leased}),

@@ -32,7 +32,7 @@ class Observer:
         self.stored: list[TrainPoint] = []
         self.last_step, self.last_step_at = 0, started_at
         self.answered_at: dict[str, float] = {}
-        self.progressed_at = 0.0
+        self.progressed_at, self.has_worked = 0.0, False
         self.pending: dict[str, Any] = {}
         self.restarts: dict[str, int] = {}
         self.pids: dict[str, int] = {}
@@ -103,6 +103,7 @@ class Observer:
         elif name == "buffer":
             self.report = answer
             self.progressed_at = max(self.progressed_at, answer["last_progress"])
+            self.has_worked = self.has_worked or answer["has_worked"]
         elif name == "evaluator":
             self.evaluator = answer
             self.results = self.results.taken(answer["results"])

@@ -100,9 +100,9 @@ def alarmed(session: Session, observer: Observer) -> Outcome | None:
 
 def stalled(session: Session, observer: Observer, what: str) -> Outcome | None:
     """The watchdog: the deadline of every wait inside Ray that has none, such as fit() or a pool that cannot start."""
-    loop, since = session.config.loop, observer.last_progress
-    key = "stall_timeout_s" if since else "start_timeout_s"
-    quiet = time.time() - (since or observer.started_at)
+    loop, since = session.config.loop, observer.last_progress or observer.started_at
+    key = "stall_timeout_s" if observer.has_worked else "start_timeout_s"  # nodes come up and models load until then
+    quiet = time.time() - since
     if quiet <= (limit := getattr(loop, key)):
         return None
     why = f"{what} since {quiet:.0f} s (loop.{key} is {limit:g}){observer.silent()}"

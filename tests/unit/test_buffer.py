@@ -67,6 +67,14 @@ def test_a_snapshot_of_an_earlier_version_is_left_aside_for_the_records(session,
     assert again.ledger.clips_generated == 12 and again.next_tickets(1, 3).tickets == (3,)
 
 
+def test_held_out_clips_are_progress_but_the_first_work_is_a_commit(session):
+    buffer = Buffer(session)
+    buffer.add_busy("evaluator", 1.0)
+    assert buffer.report(0)["last_progress"] and not buffer.report(0)["has_worked"]
+    lease_and_commit(buffer, buffer.begin_segment(), range(1))
+    assert buffer.report(0)["has_worked"]
+
+
 def test_a_slot_of_several_tickets_is_leased_and_committed(session):
     startup.store_config(session.path, load(FAKE, ["loop.max_staleness=0", "loop.tickets_per_slot=4"]))
     buffer = Buffer(Session(session.run_dir, session.epoch))

@@ -301,11 +301,12 @@ def test_the_first_commit_of_a_start_has_a_deadline_of_its_own_as_models_load(tm
     config = build({"loop": {"stall_timeout_s": 100, "start_timeout_s": 1000}, "trainer": {"num_workers": 1}})
     session = SimpleNamespace(config=config, path=tmp_path, plan=Plan.from_config(config))
 
-    def decided(since_start: float, since_progress: float | None):
+    def decided(since_start: float, since_progress: float | None, has_worked: bool = True):
         now = time.time()
         observer = SimpleNamespace(
             started_at=now - since_start,
             last_progress=0.0 if since_progress is None else now - since_progress,
+            has_worked=has_worked and since_progress is not None,
             last_step_at=now - since_start,
             report={"trainer_state": "starting"},
             silent=lambda: "",
@@ -313,6 +314,7 @@ def test_the_first_commit_of_a_start_has_a_deadline_of_its_own_as_models_load(tm
         return stalled(session, observer, "neither a commit nor a step")
 
     assert decided(900, None) is None and decided(5000, 90) is None
+    assert decided(5000, 900, has_worked=False) is None, "version 0 is evaluated, and samplers are on their way still"
     outcome = decided(1100, None)
     assert outcome.exit_status == 1 and "since 1100 s (loop.start_timeout_s is 1000)" in outcome.reason
     assert "since 110 s (loop.stall_timeout_s is 100)" in decided(5000, 110).reason
