@@ -115,6 +115,8 @@ def node_name(node: dict) -> str:
 def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[str, str] | None = None) -> dict:
     """node -> what `function(*args)` answers there, by `node_name`.
 
+    Nodes that are gone meanwhile are left out: they are no longer of the cluster.
+
     Args:
         failed: where given, nodes that give no answer are noted here, with the reason, and are left out.
     Raises:
@@ -124,12 +126,12 @@ def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task, began = ray.remote(function), time.monotonic()
-    asked = {}
+    asked, answers = [], {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node_name(node)] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*args)
-    answers = {}
-    for name, answer in asked.items():
+        asked.append(task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*args))
+    for node, answer in zip(nodes, asked, strict=True):
+        name = node_name(node)
         try:
             answers[name] = ray.get(answer, timeout=max(0.1, began + timeout_s - time.monotonic()))
         except ray.exceptions.GetTimeoutError:
@@ -138,10 +140,19 @@ def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[
             problem = RuntimeError(f"node {name} runs no task: {last_line(error)}")
         else:
             continue
+        if is_gone(node):
+            continue
         if failed is None:
             raise problem
         failed[name] = str(problem)
     return answers
+
+
+def is_gone(node: dict) -> bool:
+    """Whether the cluster no longer has a node that it had."""
+    import ray
+
+    return all(other["NodeID"] != node["NodeID"] for other in ray.nodes() if other["Alive"])
 
 
 def last_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from actors.cluster import node_name, on_nodes, sees
 from actors.watchdog import _dump_other_nodes
 from rlloop.loop import records as r
 from tests.ray import runs
@@ -71,6 +72,18 @@ def places(nodes) -> dict[str, set[str]]:
         if role and actor["State"] == "ALIVE":
             found.setdefault(role, set()).add(names.get(actor["Address"]["NodeID"], "gone"))
     return found
+
+
+def test_a_node_that_is_gone_meanwhile_is_no_obstacle_and_one_whose_task_fails_is_named(cluster):
+    """A driver that starts just after a node was lost still finds it in the list of nodes."""
+    import ray
+
+    gone = {"NodeID": "ab" * 28, "NodeManagerAddress": "192.0.2.9"}
+    there = cluster.named["sampler_a"].node_id
+    node = next(node for node in ray.nodes() if node["NodeID"] == there)
+    assert on_nodes(sees, [gone, node], __file__, timeout_s=60) == {node_name(node): True}
+    with pytest.raises(RuntimeError, match=f"node .*{there[:6]}.* runs no task: .*TypeError"):
+        on_nodes(sees, [node], 5, timeout_s=60)
 
 
 def test_what_has_no_place_is_refused_before_anything_starts(cluster, tmp_path):
