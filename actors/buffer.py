@@ -25,7 +25,7 @@ from rlloop.loop.points import Heard
 from rlloop.loop.snapshot import PoolsNow, TrainPoint
 from rlloop.recipes.cohort import close_cohort, cohort_candidates
 from rlloop.recipes.gauges import BusyWindow
-from rlloop.recipes.rollout_files import RolloutFiles
+from rlloop.recipes.rollout_files import RolloutFiles, rollout_records
 from rlloop.recipes.run_state import newest_cohort, oldest_start
 from rlloop.resources import Row, resources, show_bytes
 
@@ -140,6 +140,8 @@ class Buffer(Journaled):
         if isinstance(record, r.Failed):
             return "failed"
         if record is not None:
+            if worker in self.ledger.at_hand:  # it finished another; the commit comes with the rest of its slot
+                self.last_progress = self.last_work = time.time()
             self._do(record)
         return "go" if self.ledger.tickets[ticket].state == "leased" else "skip"
 
@@ -248,19 +250,17 @@ class Buffer(Journaled):
             OSError: it cannot be written.
         """
         try:
-            path = rollout_path(self.session.path, scored.ticket)
-            return scored, 0 if scored.failure else write_rollouts(path, scored)
+            if scored.failure:
+                return scored, 0
+            rollout_records(scored)
+            return scored, write_rollouts(rollout_path(self.session.path, scored.ticket), scored)
         except (ValueError, TypeError) as error:  # of one's own sampler or scorer: it costs its ticket an attempt
             return replace(scored, failure=f"no valid rollouts: {type(error).__name__}: {error}"), 0
 
     @in_turn
     def _note(self, scored: ScoredTicket, size: int) -> bool:
         self.last_progress = self.last_work = time.time()
-        try:
-            counted = self._note_failure(scored) if scored.failure else self._note_rollouts(scored, size)
-        except (ValueError, TypeError) as error:
-            failure = f"no valid rollouts: {type(error).__name__}: {error}"
-            counted = self._note_failure(replace(scored, failure=failure))
+        counted = self._note_failure(scored) if scored.failure else self._note_rollouts(scored, size)
         self._close_cohorts()
         return counted
 
@@ -274,8 +274,7 @@ class Buffer(Journaled):
     def _note_rollouts(self, scored: ScoredTicket, size: int) -> bool:
         if not self._is_awaited(scored.ticket):  # it failed for good while its rollouts were written
             return False
-        clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
-        rollouts = tuple(r.RolloutRecord(n, s, dict(sc), dict(why)) for n, (s, sc, why) in enumerate(clips))
+        rollouts = rollout_records(scored)
         for role, seconds in scored.worker_seconds.items():
             self.busy.add(role, seconds)
         self.files.add(scored.ticket, size)

@@ -129,7 +129,7 @@ class Checkpointer:
                 from rlloop.recipes.evaluations import evaluated_versions
 
                 versions |= evaluated_versions(self.session.path)
-            checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, versions)
+            checkpoints.prune(self.session.path, self.config.trainer.keep_checkpoints, versions, marked=path)
         except OSError as error:
             return f"{path}: cannot mark the checkpoint ({error}); free space there and repeat the command"
         return ""

@@ -20,9 +20,9 @@ def check_cluster(run_dir: Path, config: Config) -> None:
 
     Raises:
         ValueError: one line with both numbers, or the nodes that do not see it.
-        TimeoutError, RuntimeError: a node does not answer.
+        TimeoutError, ConnectionError: a node does not answer.
     """
-    possible = possible_nodes()
+    possible = nodes_to_come()
     problem = check_nodes(rows_on(config, possible), alive_nodes(), possible)
     if problem:
         raise ValueError(problem)
@@ -55,11 +55,20 @@ def possible_nodes(bootstrap: Path = BOOTSTRAP) -> list[Nodes]:
 
     try:
         read = yaml.safe_load(bootstrap.expanduser().read_text())
-        types = read["available_node_types"].values()
-        groups = [(int(each.get("max_workers", 0)), amounts(each.get("resources"))) for each in types]
+        head, types = read.get("head_node_type"), read["available_node_types"].items()
+        groups = [
+            (int(each.get("max_workers", 0)) + (name == head), amounts(each.get("resources"))) for name, each in types
+        ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return []
     return [as_nodes(count, has) for count, has in groups if count > 0 and has]
+
+
+def nodes_to_come() -> list[Nodes]:
+    """As `possible_nodes`, where this process has joined a cluster; a Ray of its own grows no nodes."""
+    from rlloop.preflight import on_cluster
+
+    return possible_nodes() if on_cluster(os.environ) else []
 
 
 def amounts(resources: dict | None) -> dict[str, float]:
@@ -91,7 +100,7 @@ def nodes_without(folder: Path, timeout_s: float, failed: dict[str, str] | None 
     Args:
         failed: as of `on_nodes`.
     Raises:
-        TimeoutError, RuntimeError: a node does not answer.
+        TimeoutError, ConnectionError: a node does not answer.
     """
     others = other_nodes()
     if not others:
@@ -120,7 +129,7 @@ def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[
     Args:
         failed: where given, nodes that give no answer are noted here, with the reason, and are left out.
     Raises:
-        TimeoutError, RuntimeError: names a node that did not answer in time, or whose task failed.
+        TimeoutError, ConnectionError: names a node that did not answer in time, or whose task failed.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -137,7 +146,7 @@ def on_nodes(function, nodes: list[dict], *args, timeout_s: float, failed: dict[
         except ray.exceptions.GetTimeoutError:
             problem: Exception = TimeoutError(f"driver waits for node {name} to run a task since {timeout_s:.0f} s")
         except Exception as error:  # of the task, with its own type, or of Ray, which could not start it
-            problem = RuntimeError(f"node {name} runs no task: {last_line(error)}")
+            problem = ConnectionError(f"node {name} runs no task: {last_line(error)}")
         else:
             continue
         if is_gone(node):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from actors.pools import Gate, SamplerStage, ScorerStage
-from actors.session import Session
+from actors.session import CALL_TIMEOUT_S, Session
 from rlloop.data.rollouts import ScoredTicket
 from rlloop.data.ticket_rows import NO_TICKET, from_columns
 from rlloop.loop import stacks
@@ -123,7 +123,8 @@ class Commits:
         Raises:
             NoAnswer: the buffer did not answer before the deadline.
         """
-        commit = self._threads.submit(self.session.call, "pump", "buffer", "commit", *tickets)
+        each_s = CALL_TIMEOUT_S * len(tickets)  # their files are written one after the other
+        commit = self._threads.submit(self.session.call, "pump", "buffer", "commit", *tickets, each_s=each_s)
         commit.add_done_callback(end_if_failed)
         self._pending.append(commit)
         while self._pending and (len(self._pending) >= COMMITS_AT_ONCE or self._pending[0].done()):

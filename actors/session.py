@@ -101,9 +101,19 @@ class Session:
         log.warning("%s", text)
         self.tell("buffer", "note", text)
 
-    def call(self, who: str, name: str, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+    def call(
+        self,
+        who: str,
+        name: str,
+        method: str,
+        *args: Any,
+        timeout_s: float | None = None,
+        each_s: float = CALL_TIMEOUT_S,
+    ) -> Any:
         """Calls a control actor and returns its answer; retries while it restarts. For idempotent methods only.
 
+        Args:
+            timeout_s: of all tries; null: loop.wait_timeout_s. each_s: of one, then the call is repeated.
         Raises:
             NoAnswer: nothing came before the deadline.
         """
@@ -111,7 +121,7 @@ class Session:
         while True:
             try:
                 handle = self.actor(name)
-                return ray.get(getattr(handle, method).remote(*args), timeout=min(CALL_TIMEOUT_S, limit))
+                return ray.get(getattr(handle, method).remote(*args), timeout=min(each_s, limit))
             except (ActorUnavailableError, ActorDiedError, RayActorError, GetTimeoutError, ValueError) as error:
                 if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
                     raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import alive_nodes, possible_nodes
+from actors.cluster import alive_nodes, nodes_to_come
 from actors.jobs.pool import Pool, gpu_share, run_pool, start
 from rlloop.recipes.generate_worker import GenerateWorker, Job
 
@@ -24,6 +24,6 @@ def generate_on_actors(
     """
     Pool(actors, cpus, gpus or 0.0).check(os.environ)
     start(Path(job.out))
-    pool = Pool(actors, cpus, gpu_share([*alive_nodes(), *possible_nodes()]) if gpus is None else gpus)
+    pool = Pool(actors, cpus, gpu_share([*alive_nodes(), *nodes_to_come()]) if gpus is None else gpus)
     pool.check(os.environ)
     yield from run_pool(GenerateWorker, (job, pool.threads, pool.device), rows, job.rows_per_call, pool)

@@ -45,7 +45,7 @@ def _problem(key: str, value: Any) -> str:
     """What is secret about a value, by its key or by itself; '' for nothing. Numbers may be passwords, truths not."""
     if not value or isinstance(value, bool):
         return ""
-    if any(map(is_secret_key, key.split("."))):
+    if any(is_secret_key(part) and not is_token_count(part, value) for part in key.split(".")):
         return "by its name this is a secret"
     if not isinstance(value, str):
         return ""
@@ -59,6 +59,11 @@ def _problem(key: str, value: Any) -> str:
 def is_secret_key(part: str) -> bool:
     """Whether one part of a dotted key names a secret."""
     return bool(SECRET_KEY.search(_words_apart(part)))
+
+
+def is_token_count(part: str, value: Any) -> bool:
+    """A small number under a name of tokens is how many, or which of a vocabulary."""
+    return isinstance(value, int | float) and abs(value) < 10**7 and _words_apart(part).rstrip("s").endswith("token")
 
 
 def _words_apart(name: str) -> str:

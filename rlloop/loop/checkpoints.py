@@ -302,12 +302,17 @@ def _own_shapes(run_dir: Path) -> dict[str, tuple[int, ...]] | None:
         return None
 
 
-def prune(run_dir: Path, keep: int, keep_versions: set[int]) -> list[Path]:
+def prune(run_dir: Path, keep: int, keep_versions: set[int], marked: Path | None = None) -> list[Path]:
     """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`. Marker goes first.
 
     Folders before the newest marked one that never got their marker go too.
+
+    Args:
+        marked: the one that was marked just now. Later ones are of a future that was refused as damaged: they are
+            neither counted nor removed, and are written anew when training comes there again.
     """
     found = sorted((run_dir / "checkpoints").glob("v*-s*"))
+    found = [path for path in found if marked is None or path <= marked]
     paths = [p for p in found if (p / MARKER).exists()]
     kept = {folder(run_dir, version) for version in keep_versions}
     removed = [path for path in paths[:-keep] if path not in kept]

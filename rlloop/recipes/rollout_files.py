@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
+from numbers import Real
 from pathlib import Path
 
 from rlloop.config import Config
-from rlloop.data.rollouts import rollout_path
+from rlloop.data.rollouts import ScoredTicket, rollout_path
 from rlloop.loop.ledger import Ledger
 from rlloop.loop.plan import Plan
+from rlloop.loop.records import RolloutRecord
 from rlloop.recipes.run_state import newest_cohort, oldest_start
 
 
@@ -52,3 +54,22 @@ class RolloutFiles:
     def _remove(self, k: int, ticket: int) -> None:
         rollout_path(self.run_dir, ticket).unlink(missing_ok=True)
         self.num_bytes -= self.sizes[k].pop(ticket)
+
+
+def rollout_records(scored: ScoredTicket) -> tuple[RolloutRecord, ...]:
+    """What the ledger keeps of a ticket's clips. Checked before anything is journaled: a replay has to take it.
+
+    Raises:
+        ValueError: other numbers of seeds, scores and reasons.
+        TypeError: a score is no number, or a reason no text.
+    """
+    clips = zip(scored.seeds, scored.scores, scored.reasons, strict=True)
+    records = tuple(RolloutRecord(n, seed, dict(scores), dict(why)) for n, (seed, scores, why) in enumerate(clips))
+    for record in records:
+        for name, score in record.scores.items():
+            if not isinstance(name, str) or not isinstance(score, Real | None):
+                raise TypeError(f"score {name!r} is {type(score).__name__}, expected a number or None")
+        for name, why in record.reasons.items():
+            if not isinstance(name, str) or not isinstance(why, str):
+                raise TypeError(f"the reason of {name!r} is {type(why).__name__}, expected a text")
+    return records

@@ -82,7 +82,7 @@ def test_a_node_that_is_gone_meanwhile_is_no_obstacle_and_one_whose_task_fails_i
     there = cluster.named["sampler_a"].node_id
     node = next(node for node in ray.nodes() if node["NodeID"] == there)
     assert on_nodes(sees, [gone, node], __file__, timeout_s=60) == {node_name(node): True}
-    with pytest.raises(RuntimeError, match=f"node .*{there[:6]}.* runs no task: .*TypeError"):
+    with pytest.raises(ConnectionError, match=f"node .*{there[:6]}.* runs no task: .*TypeError"):
         on_nodes(sees, [node], 5, timeout_s=60)
 
 

@@ -67,6 +67,29 @@ def test_a_snapshot_of_an_earlier_version_is_left_aside_for_the_records(session,
     assert again.ledger.clips_generated == 12 and again.next_tickets(1, 3).tickets == (3,)
 
 
+def test_reasons_that_are_no_texts_cost_their_ticket_an_attempt_and_no_replay(session):
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    ticket = buffer.next_tickets(segment, 0).tickets[0]
+    odd = replace(scored(ticket, [1.0] * 4), reasons=[{"Loudness": ["a", "list"]}] * 4)
+    assert buffer.commit(odd) == 1 and buffer.ledger.tickets[ticket].attempts == 1
+    assert "the reason of 'Loudness' is list, expected a text" in buffer.messages[-1]
+    assert restart(buffer).ledger.counts["buffered"] == 0
+
+
+def test_a_sampler_that_goes_on_within_its_slot_is_progress(session):
+    """The tickets of a slot are committed with its last one, which may take longer than loop.stall_timeout_s."""
+    buffer = Buffer(session)
+    segment = buffer.begin_segment()
+    first, second = (buffer.next_tickets(segment, slot).tickets[0] for slot in range(2))
+    buffer.started([first], "sampler-1")
+    assert not buffer.report(0)["has_worked"], "it may die of it"
+    buffer.started([first], "sampler-2")
+    assert not buffer.report(0)["has_worked"]
+    buffer.started([second], "sampler-2")
+    assert buffer.report(0)["has_worked"], "it has finished one"
+
+
 def test_held_out_clips_are_progress_but_the_first_work_is_a_commit(session):
     buffer = Buffer(session)
     buffer.add_busy("evaluator", 1.0)

@@ -88,6 +88,17 @@ def test_pruning_keeps_the_newest_and_the_named_versions(tmp_path):
     assert left == ["v000000-s000000", "v000003-s000000", "v000005-s000000", "v000005-s000005"]
 
 
+def test_a_trainer_that_fell_back_keeps_what_it_makes_although_damaged_later_ones_are_there(tmp_path):
+    damage_flip(write(tmp_path, 5))
+    for step in (10, 20):
+        write(tmp_path, 5, step)
+    for step in (0, 10, 20):
+        checkpoints.prune(tmp_path, keep=2, keep_versions={4}, marked=write(tmp_path, 4, step))
+    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert left[:3] == ["v000004-s000000", "v000004-s000010", "v000004-s000020"] and len(left) == 6
+    assert checkpoints.newest(tmp_path, "d")[1].step == 20
+
+
 def test_checksum_sees_values_names_and_shapes():
     a = {"x": np.arange(4.0)}
     checksum = checkpoints.arrays_checksum

@@ -190,7 +190,7 @@ def test_what_may_come_is_read_from_what_ray_up_leaves_on_the_head(tmp_path, nam
     left.write_text(json.dumps(prepared(name)))
     found = possible_nodes(left)
     assert {(*node.types, node.count, node.gpus_each) for node in found} == {
-        ("sampler", 4, 1), ("reward", 2, 1), ("trainer", 1, 1)
+        ("head", 1, 0), ("sampler", 4, 1), ("reward", 2, 1), ("trainer", 1, 1)
     }  # fmt: skip
     head = Nodes(1, 8, 0, frozenset({"head"}))
     config = load("cluster")

@@ -13,7 +13,7 @@ class Answers:
         self.answers, self.asked, self.told = answers, [], []
         self.config = SimpleNamespace()
 
-    def call(self, who, name, method, *args):
+    def call(self, who, name, method, *args, **deadlines):
         self.asked.append((method, *args))
         answer = self.answers.get(method)
         return answer.pop(0) if isinstance(answer, list) else answer

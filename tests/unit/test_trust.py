@@ -58,7 +58,16 @@ def test_a_secret_in_a_configuration_is_refused_without_showing_it(override, sai
 
 
 def test_what_only_looks_like_a_secret_is_taken():
-    options = {"max_tokens": 64, "token": "", "num_tokens": 8, "n_tokens": 9, "pad_token": 0, "eos_token": "</s>"}
+    options = {
+        "max_tokens": 64,
+        "token": "",
+        "num_tokens": 8,
+        "n_tokens": 9,
+        "pad_token": 0,
+        "max_new_tokens": 256,
+        "image_token": 32000,
+        "eos_token": "</s>",
+    }
     options |= {"sort_key": "name", "tokenizer": "t5", "authors": "all", "use_auth": True, "key_dim": 8}
     options |= {"passes": 3, "tokens_per_second": 50.0, "see": "https://h/x?page=2&monkey=3"}
     config = build({"prompts": "https://example.org/token/tokens.txt", "generator": {"options": options}})
