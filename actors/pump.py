@@ -199,7 +199,9 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
         role = roles[name]
         gated = gated.map_batches(
             stage,
-            batch_size=None,  # the whole block of a slot, never a part of two
+            # The whole block of a slot. Ray Data refuses that on GPUs, where its rows then come one by one: another
+            # number than 1 would wait for so many rows and hold back the last tickets of a cohort.
+            batch_size=1 if role.num_gpus else None,
             compute=pool(sizes[name], SAMPLER_DEPTH if name == "sampler" else SCORER_DEPTH),
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus or None,
