@@ -148,9 +148,10 @@ def run_pool(worker: type, args: tuple, rows: Sequence[Mapping[str, Any]], rows_
     )
     if not os.environ.get("RLLOOP_VERBOSE"):
         silence_ray_data()
-    outcomes = ray.data.from_arrow(blocks(rows, rows_per_call)).map_batches(
+    tables = blocks(rows, rows_per_call)
+    outcomes = ray.data.from_arrow(tables).map_batches(
         Stage,
-        batch_size=None,
+        batch_size=batch_rows(tables, pool),
         compute=ActorPoolStrategy(size=pool.num_actors, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
@@ -202,6 +203,11 @@ def blocks(rows: Sequence[Mapping[str, Any]], rows_per_call: int) -> list[pa.Tab
     calls = -(-len(rows) // rows_per_call)
     size = rows_per_call * -(-calls // MAX_BLOCKS)
     return [pa.Table.from_pylist([dict(row) for row in rows[n : n + size]]) for n in range(0, len(rows), size)]
+
+
+def batch_rows(tables: Sequence[pa.Table], pool: Pool) -> int | None:
+    """Ray Data's batch size: None takes blocks as they are; on GPUs it wants a number, which is that of their rows."""
+    return max((table.num_rows for table in tables), default=1) if pool.num_gpus else None
 
 
 def silence_ray_data() -> None:

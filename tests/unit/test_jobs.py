@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from actors.jobs.pool import MAX_BLOCKS, Pool, Stage, blocks, gpu_share
+from actors.jobs.pool import MAX_BLOCKS, Pool, Stage, batch_rows, blocks, gpu_share
 from rlloop.resources import Nodes
 from rlloop.views.progress import JobProgress
 
@@ -88,3 +88,9 @@ def test_a_job_takes_as_many_actors_as_there_is_work_and_shares_of_this_machine(
     assert pool.default_actors(100) == 8 and pool.default_actors(3) == 3 and pool.default_actors(0) == 1
     assert pool.default_actors(100, num_cpus=4) == 4 and pool.default_actors(100, num_cpus=64) == 1
     assert pool.default_actors(100, num_gpus=1) == 1 and pool.default_actors(100, num_gpus=0.25) == 4
+
+
+def test_on_gpus_a_batch_is_a_block_by_its_number_of_rows():
+    """Ray Data refuses to take whole blocks where it is asked for GPUs."""
+    tables = blocks([{"n": n} for n in range(11)], 4)
+    assert batch_rows(tables, Pool(2, 0.2, 0.5)) == 4 and batch_rows(tables, Pool(2, 0.2)) is None
