@@ -64,6 +64,7 @@ def test_signals_checkpoint_inside_a_generation_and_the_same_command_resumes(tmp
     runs.check_exactness(run_dir, *slow)
 
 
+@pytest.mark.long
 def test_a_published_version_with_a_damaged_checkpoint_is_made_again(tmp_path):
     """The store and the trainer fall back to version 0 while the ledger has version 1: nobody samples until both have
     it."""
