@@ -191,10 +191,25 @@ class Worker:
         answer = self.session.call("trainer", "buffer", "selection", k)
         if answer[0] == "wait":
             self._report(f"waiting for cohort {k}")
+            self._look_at_store(k)
         while answer[0] == "wait" and time.monotonic() < deadline:
             time.sleep(POLL_S)
             answer = self.session.call("trainer", "buffer", "selection", k)
         return answer
+
+    def _look_at_store(self, k: int) -> None:
+        """Version k was put into the store before this wait.
+
+        Raises:
+            RuntimeError: a store that was restarted cannot read it. Train then starts this group anew, which falls
+                back to the checkpoint before, as the store did, and makes the version again.
+        """
+        stored = self.session.call("trainer", "store", "newest")
+        if stored < k:
+            raise RuntimeError(
+                f"the checkpoint of version {k} is damaged, the newest valid one is of version {stored}: the trainer "
+                "starts anew from there"
+            )
 
     def _turn(self, k: int) -> Turn:
         """Reports the step; answers whether to stop or to save, the same on every rank."""

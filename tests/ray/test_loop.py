@@ -74,10 +74,7 @@ def test_a_published_version_with_a_damaged_checkpoint_is_made_again(tmp_path):
     runs.wait_until(driver, run_dir, lambda found: runs.count(found, r.Published) >= 1, "version 1")
     driver.send_signal(signal.SIGTERM)
     runs.finish(driver, run_dir, status=143)
-    weights = checkpoints.folder(run_dir, 1) / checkpoints.WEIGHTS
-    data = bytearray(weights.read_bytes())
-    data[-5] ^= 1
-    weights.write_bytes(data)
+    weights = damage_weights(run_dir, 1)
     summary = runs.run(run_dir, *slow)
     said = run_dir.with_suffix(".out").read_text()
     assert summary["status"] == "finished" and f"{weights}: fails its checksum" in " ".join(said.split())
@@ -85,6 +82,33 @@ def test_a_published_version_with_a_damaged_checkpoint_is_made_again(tmp_path):
         said.split()
     )
     runs.check_exactness(run_dir, *slow)
+
+
+@pytest.mark.long
+def test_a_store_that_restarts_over_a_damaged_checkpoint_has_it_made_again(reference, tmp_path):
+    """The trainer, which waits for the next cohort, starts anew from version 0, by itself."""
+    run_dir = tmp_path / "run"
+    slow = (SYNCHRONOUS, "generator.options={delay_s: 1.5}", "evaluation.in_between=false")
+    driver = runs.start(run_dir, *slow)
+    runs.wait_until(driver, run_dir, lambda found: runs.count(found, r.Published) >= 1, "version 1")
+    damage_weights(run_dir, 1)
+    assert runs.kill_role(driver, "ray::PolicyStore")
+    summary = runs.finish(driver, run_dir)
+    assert summary["status"] == "finished" and summary["restarts"]["trainer"] == 1
+    runs.check_exactness(run_dir, *slow)
+    assert runs.selections(run_dir) == runs.selections(reference[0])
+    expected, found = final_weights(reference[0]), final_weights(run_dir)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def damage_weights(run_dir, version):
+    """Flips a bit of a version's weights; answers their file."""
+    weights = checkpoints.folder(run_dir, version) / checkpoints.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    return weights
 
 
 def refuse(run_dir, overrides, said):
