@@ -1,4 +1,5 @@
-"""Facts of every node of a cluster: gathered there by tasks, with the clock's offset and whether run_dir is seen."""
+"""Facts of every node of a cluster: gathered there by tasks, with the clock's offset, whether run_dir is seen and
+which nodes are reached."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from actors.cluster import alive_nodes, as_nodes, node_name, nodes_without, on_nodes, possible_nodes
+from actors.ports import unreached
 from rlloop.config import Config
 from rlloop.recipes.doctor import Finding, wanted_weights, weights_by_type
 from rlloop.recipes.machine_facts import Facts, gather
@@ -30,14 +32,16 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
     blind = set(nodes_without(run_dir, NODE_S, failed))
     asked = [node for node in nodes if node_name(node) not in failed]
     gathered = on_nodes(gather_here, asked, names, str(run_dir), timeout_s=NODE_S, failed=failed)
+    apart = unreached([node for node in asked if node_name(node) in gathered], NODE_S, failed)
     found = [whole(node, gathered, types[node["NodeID"]], blind, failed) for node in nodes]
+    found = [replace(facts, unreached=apart.get(facts.node, ())) for facts in found]
     return found, found[0]
 
 
 def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: set[str], failed: dict) -> Facts:
     """The facts of a node, with what is seen from here: its types, its clock and whether it sees the run directory."""
     name = node_name(node)
-    if name not in gathered:
+    if name in failed:
         return Facts(node=name, types=tuple(sorted(types)), error=failed[name])
     offset, error = clock_offset(node)
     return replace(

@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Checks versions, GPUs, memory, disks, weights, authentication and the run directory before a run, and what a
     start would refuse: settings, prompts without features, a corpus of another generator. On one machine also Ray's
-    ports, on a cluster the nodes' clocks against each other.
+    ports, on a cluster the nodes' clocks against each other and whether each reaches the others.
 
     Starts and changes nothing. Status 1 if a finding would stop the run.
 

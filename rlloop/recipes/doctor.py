@@ -105,7 +105,7 @@ def examine(config: Config, nodes: Sequence[Facts], driver: Facts, is_cluster: b
     found = [Finding("fail", "node", facts.node, facts.error, "an answer", todo) for facts in nodes if facts.error]
     found += [finding for facts in known for check in NODE_CHECKS for finding in check(config, facts, is_cluster)]
     if is_cluster and not driver.error:
-        found += [finding for check in CLUSTER_CHECKS for finding in check(known, driver)]
+        found += [finding for check in CLUSTER_CHECKS for finding in check(config, known, driver)]
     return found
 
 
@@ -243,7 +243,7 @@ def check_run_dir(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Fi
         yield Finding("fail", "run_dir", facts.node, "does not see what the driver writes", "one shared folder", todo)
 
 
-def check_versions(nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
+def check_versions(config: Config, nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
     """What is pickled here is unpickled there: Python, Ray, torch and this project's code must be the same."""
     for name, of in (
         ("python", lambda facts: ".".join(facts.python.split(".")[:2])),
@@ -261,7 +261,19 @@ def check_versions(nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
     )
 
 
-def check_clocks(nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
+def check_node_ports(config: Config, nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
+    """The trainer's workers, and Ray's unless it is told a range, connect on ports that the system chooses."""
+    apart = [facts for facts in nodes if facts.unreached]
+    level = "fail" if config.trainer.num_workers > 1 else "warn"
+    for facts in apart:
+        found = f"cannot connect to {', '.join(facts.unreached)} on a port that the system chose there"
+        todo = "let the firewall or security group pass all TCP among the nodes, and nothing from outside"
+        yield Finding(level, "ports", facts.node, found, "every node reaches the others", todo)
+    if not apart and len(nodes) > 1:
+        yield Finding("ok", "ports", driver.node, f"each of {len(nodes)} nodes reaches the others")
+
+
+def check_clocks(config: Config, nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
     """Busy shares and times in the journal are compared across nodes."""
     for facts in nodes:
         if abs(facts.clock_offset_s) - facts.clock_error_s > CLOCK_S:
@@ -279,4 +291,4 @@ NODE_CHECKS = (
     check_system, check_torch, check_packages, check_gpu, check_memory, check_disks, check_weights, check_compiler,
     check_authentication, check_run_dir,
 )  # fmt: skip
-CLUSTER_CHECKS = (check_versions, check_clocks)
+CLUSTER_CHECKS = (check_versions, check_node_ports, check_clocks)

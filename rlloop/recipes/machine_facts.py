@@ -48,6 +48,7 @@ class Facts:
     clock_offset_s: float = 0.0
     clock_error_s: float = 0.0
     unmet: dict[str, str] = field(default_factory=dict)  # requirement of this project -> version that is here, or ''
+    unreached: tuple[str, ...] = ()  # nodes that cannot be connected to from here
     error: str = ""  # why nothing is known of this node
 
 

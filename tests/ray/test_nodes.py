@@ -112,6 +112,7 @@ def test_the_doctor_looks_at_every_node(cluster, tmp_path):
     assert len({finding["node"] for finding in found if finding["check"] == "torch"}) == 4
     (nodes,) = (finding["found"] for finding in found if finding["check"] == "nodes")
     assert nodes == "4, of the types head, reward, sampler, trainer"
+    assert "each of 4 nodes reaches the others" in {finding["found"] for finding in found}
     assert {finding["check"] for finding in found if finding["level"] != "ok"} <= {"authentication", "disk of tmp"}
     assert not (tmp_path / "run").exists()
 

@@ -1,12 +1,14 @@
 """The doctor's judgements on facts by hand: what is wrong is found, with both sides and what to do."""
 
 import json
+import socket
 import sys
 from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
+from actors.ports import not_connected
 from rlloop.commands.doctor import start_findings
 from rlloop.commands.main import app
 from rlloop.config import load
@@ -125,6 +127,23 @@ def test_versions_must_match_across_nodes(change, check):
     listed, (finding,) = wrong(WELL, replace(WELL, node="b", **change))
     assert listed == [("fail", check, "b")] and finding.expected.endswith(", as on a")
     assert wrong(WELL, replace(WELL, node="b", python="3.12.9"))[0] == []  # of Python the minor version counts
+
+
+def test_nodes_that_do_not_reach_each_other_stop_a_trainer_of_several_workers():
+    apart = replace(WELL, node="b", unreached=("a", "c"))
+    listed, (finding,) = wrong(WELL, apart)
+    assert listed == [("warn", "ports", "b")] and "cannot connect to a, c" in finding.found
+    several = CLUSTER.model_copy(update={"trainer": CLUSTER.trainer.model_copy(update={"num_workers": 2})})
+    assert wrong(WELL, apart, config=several)[0] == [("fail", "ports", "b")]
+    (well,) = (f for f in examine(several, [WELL, replace(WELL, node="b")], WELL, True) if f.check == "ports")
+    assert well.level == "ok" and well.found == "each of 2 nodes reaches the others"
+
+
+def test_a_port_is_reached_where_somebody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as opened, socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        addresses = {"a": opened.getsockname(), "b": bound.getsockname()}
+        assert not_connected(addresses) == ("b",)
 
 
 def test_a_clock_is_wrong_only_beyond_what_was_measured():
