@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 # long after each. The next ones wait at the actor instead, and its second thread unpacks them; the model's calls stay
 # one after the other (Ray Data's default). A ticket takes its version when a sampler begins it: waiting ages nothing.
 # A ticket that waits at a slow sampler is one that an idle one cannot take, so there only one waits.
-GATE_DEPTH, SAMPLER_DEPTH, SCORER_DEPTH, POOL_THREADS = 32, 2, 3, 2
+GATE_DEPTH, SAMPLER_DEPTH, SCORER_DEPTH = 32, 2, 3
 COMMITS_AT_ONCE = 16  # they share the buffer's syncs
 
 
@@ -162,8 +163,12 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+    from ray.data._internal.block_batching.iter_batches import BatchIterator
 
     config = session.config
+    # Every 5 s Ray Data pickles the statistics of all blocks of a dataset for its dashboard: a second of CPU for 15,000
+    # slots, of a process that all tickets pass. Nothing public turns that off.
+    BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
     # Debug lines are a kilobyte and a half a ticket, on disk. Not "ray.data" itself: each execution sets that again.
     logging.getLogger("ray.data._internal").setLevel(logging.INFO)
     context = DataContext.get_current()
@@ -178,7 +183,11 @@ def segment_dataset(session: Session, segment: int, sizes: Mapping[str, int]):
     context.execution_options.preserve_order = False
     place = (session.run_dir, session.epoch, segment)
 
-    def pool(size: int, depth: int, threads: int = POOL_THREADS) -> ActorPoolStrategy:
+    # With several tickets a slot there is little to unpack in between, and an actor that has a second thread looks for
+    # signals 100 times a second while it works: 0.4 % of a core more.
+    pool_threads = 1 if config.loop.tickets_per_slot > 1 else 2
+
+    def pool(size: int, depth: int, threads: int = pool_threads) -> ActorPoolStrategy:
         return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=depth, max_concurrent_calls_per_actor=threads)
 
     # Not ray.data.range: each of its read tasks wants a whole CPU, which a small machine never has to spare.
