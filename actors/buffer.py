@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from actors.journaled import Journaled, acknowledged, in_turn
-from actors.session import Session
+from actors.session import Session, short_node
 from rlloop.algorithms.base import load_algorithm
 from rlloop.data.rollouts import ScoredTicket, rollout_path, write_rollouts
 from rlloop.loop import gate, stacks
@@ -50,8 +50,7 @@ class Buffer(Journaled):
         roles = ("sampler", *self.config.scorer.all_pools)
         self.workers: dict[str, set[str]] = {role: set() for role in roles}  # seen in this segment
         self.places: dict[str, str] = {}  # actor of this segment -> node on which it last arrived
-        self.nodes: dict[str, str] = {}  # worker of this segment, a process of an actor -> its node
-        self.lost: set[str] = set()  # workers of this segment whose node is gone
+        self.lost: set[str] = set()  # nodes that are gone, as workers' names hold them
         self.restarts: Counter[str] = Counter()  # in the segments before
         self._extremes: tuple | None = None
         self.busy = BusyWindow(BUSY_WINDOW_S)
@@ -109,12 +108,12 @@ class Buffer(Journaled):
         """A worker of this segment has its model and awaits tickets; a gauge."""
         if segment == self.ledger.segment:
             self._saw(worker)
-            self.places[actor] = self.nodes[worker] = node
+            self.places[actor] = node
 
     @in_turn
     def nodes_lost(self, nodes: Set[str]) -> None:
-        """Nodes that are gone: who was on them died of that, not of a ticket. Told again and again; a gauge."""
-        self.lost |= {worker for worker, node in self.nodes.items() if node in nodes}
+        """Nodes that are gone: who was on them died of that, not of a ticket. Told again and again."""
+        self.lost |= {short_node(node) for node in nodes}
 
     def _saw(self, worker: str) -> None:
         self.workers[worker.partition("-")[0]].add(worker)
@@ -265,7 +264,9 @@ class Buffer(Journaled):
         return counted
 
     def _note_failure(self, scored: ScoredTicket) -> bool:
-        record = gate.on_failed_row(self.ledger, scored.ticket, scored.failure, self.config.loop.max_attempts)
+        record = gate.on_failed_row(
+            self.ledger, scored.ticket, scored.slot, scored.failure, self.config.loop.max_attempts
+        )
         if record is not None:
             self.messages.append(f"ticket {scored.ticket}: {scored.failure}")
             self._do(record)
@@ -426,5 +427,3 @@ class Buffer(Journaled):
         for seen in self.workers.values():
             seen.clear()
         self.places.clear()
-        self.nodes.clear()
-        self.lost.clear()

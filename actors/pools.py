@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
-from actors.session import Session
+from actors.session import Session, short_node
 from actors.store import fetch_arrays
 from rlloop.data.ticket_rows import EMPTY, Columns, TicketRow, from_columns, to_columns
 from rlloop.loop import gate, stacks
@@ -21,6 +21,11 @@ from rlloop.loop.plan import clip_seeds, prompt_index
 from rlloop.recipes.build import load_target
 
 POLL_S, GIVE_WAY_S = 0.1, 0.5
+
+
+def worker_name(role: str) -> str:
+    """Role, process and node of this worker; no two share it. The journal keeps it, so the node is in it."""
+    return f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}-{short_node(ray.get_runtime_context().get_node_id())}"
 
 
 def report_arrival(session: Session, segment: int, worker: str) -> None:
@@ -61,7 +66,7 @@ class Gate:
             decision = self.session.call("gate", "buffer", "next_tickets", self.segment, slot)
             if isinstance(decision, gate.Grant):
                 self.passed.add(slot)
-                return to_columns([TicketRow(ticket, decision.version) for ticket in decision.tickets])
+                return to_columns([TicketRow(ticket, decision.version, slot) for ticket in decision.tickets])
             self.ended = isinstance(decision, gate.End)
             if not self.ended and self._may_block(decision) and time.monotonic() - since > GIVE_WAY_S:
                 break
@@ -81,7 +86,7 @@ class SamplerStage(Stage):
         self.session = Session(run_dir, epoch)
         stacks.register(self.session.path, "sampler")
         self.config = self.session.config
-        self.worker = f"sampler-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.worker = worker_name("sampler")
         self.prompts = self.session.prompts["train"]
         self.sampler = load_target(self.config.sampler.target)(self.config, self.config.sampler)
         report_arrival(self.session, segment, self.worker)
@@ -96,7 +101,7 @@ class SamplerStage(Stage):
             return self.pass_on(row, answer)
         self._refresh(max(row.version, newest))  # outside: a fault of the weights is not the ticket's
         try:
-            return self._sample(row.ticket)
+            return self._sample(row)
         except Exception as error:
             return row.failed(f"sampler: {type(error).__name__}: {error}")
 
@@ -111,14 +116,15 @@ class SamplerStage(Stage):
             self.sampler.load(arrays, found, self.session.plan.variant_of(found))
             self.session.tell("store", "loaded", found, self.worker)
 
-    def _sample(self, ticket: int) -> TicketRow:
-        began = time.monotonic()
+    def _sample(self, row: TicketRow) -> TicketRow:
+        ticket, began = row.ticket, time.monotonic()
         seeds = clip_seeds(self.config.seed, ticket, self.config.sampler.clips_per_prompt)
         prompt = self.prompts[prompt_index(self.config.seed, ticket, len(self.prompts))]
         drawn = self.sampler.sample([prompt] * len(seeds), seeds, self.session.sampling_of(ticket))
         return TicketRow(
             ticket,
             self.sampler.version,
+            row.slot,
             prompt=prompt,
             sampler_s=time.monotonic() - began,
             rate_hz=drawn.sample_rate_hz,
@@ -137,7 +143,7 @@ class ScorerStage(Stage):
         self.session, self.role, self.is_last = Session(run_dir, epoch), role, is_last
         stacks.register(self.session.path, role)
         config = self.session.config
-        self.worker = f"{role}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.worker = worker_name(role)
         pool = config.scorer.all_pools[role]
         self.scorer = load_target(pool.target)(config, pool.rewards, pool.threads, has_gpu=pool.num_gpus > 0)
         report_arrival(self.session, segment, self.worker)

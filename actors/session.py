@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from rlloop.config import Config, Sampling
 from rlloop.loop.plan import Plan
@@ -110,7 +110,8 @@ class Session:
         timeout_s: float | None = None,
         each_s: float = CALL_TIMEOUT_S,
     ) -> Any:
-        """Calls a control actor and returns its answer; retries while it restarts. For idempotent methods only.
+        """Calls a control actor and returns its answer; retries while it restarts or says that it could not in time,
+        which Ray's own timeout is a kind of. For idempotent methods only.
 
         Args:
             timeout_s: of all tries; null: loop.wait_timeout_s. each_s: of one, then the call is repeated.
@@ -122,7 +123,7 @@ class Session:
             try:
                 handle = self.actor(name)
                 return ray.get(getattr(handle, method).remote(*args), timeout=min(each_s, limit))
-            except (ActorUnavailableError, ActorDiedError, RayActorError, GetTimeoutError, ValueError) as error:
+            except (ActorUnavailableError, ActorDiedError, RayActorError, TimeoutError, ValueError) as error:
                 if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
                     raise
                 self._handles.pop(name, None)
@@ -135,6 +136,11 @@ def first_line(error: Exception) -> str:
     """An exception in one line: its kind, and the first line of what it says, if any."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0].strip()}" if said else type(error).__name__
+
+
+def short_node(node: str) -> str:
+    """As much of a node's id as the names of workers hold."""
+    return node[:8]
 
 
 def namespace_of(run_dir: str, epoch: int) -> str:

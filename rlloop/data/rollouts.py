@@ -17,6 +17,7 @@ class ScoredTicket:
     """What the scorer pool hands to the buffer.
 
     latents: [C, L, D] float16.   scores, reasons: one mapping a clip.   failure: why there is none of it, or ''.
+    slot: that the ticket was leased to.
     """
 
     ticket: int
@@ -28,6 +29,7 @@ class ScoredTicket:
     reasons: Sequence[Mapping[str, str]] = ()
     worker_seconds: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
+    slot: int = -1
 
 
 @dataclass(frozen=True)

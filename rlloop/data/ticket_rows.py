@@ -26,6 +26,7 @@ class TicketRow:
     Args:
         ticket: NO_TICKET where the row passes empty.
         version: to sample with, then the one it was sampled with.
+        slot: that the ticket was leased to.
         failure: why there are no clips, or ''.
         sampler_s: seconds that sampling took.   rate_hz: of the audio.
         judged: what the scorers found, as JSON: scores and reasons a clip, busy seconds a pool.
@@ -34,6 +35,7 @@ class TicketRow:
 
     ticket: int = NO_TICKET
     version: int = -1
+    slot: int = -1
     failure: str = ""
     prompt: str = ""
     sampler_s: float = 0.0
@@ -46,7 +48,7 @@ class TicketRow:
         return self.ticket != NO_TICKET and not self.failure
 
     def failed(self, reason: str) -> TicketRow:
-        return TicketRow(self.ticket, self.version, failure=reason)
+        return TicketRow(self.ticket, self.version, self.slot, failure=reason)
 
     def with_scores(self, role: str, scores: list[dict], reasons: list[dict], seconds: float) -> TicketRow:
         """Adds what one pool of scorers found to what those before it did.
@@ -70,11 +72,12 @@ class TicketRow:
     def scored(self) -> ScoredTicket:
         """What the buffer takes."""
         if self.failure:
-            return ScoredTicket(self.ticket, self.version, failure=self.failure)
+            return ScoredTicket(self.ticket, self.version, failure=self.failure, slot=self.slot)
         judged = json.loads(self.judged)
         return ScoredTicket(
             ticket=self.ticket,
             policy_version=self.version,
+            slot=self.slot,
             prompt=self.prompt,
             seeds=[int(seed) for seed in self.arrays["seeds"]],
             latents=np.asarray(self.arrays["latents"], dtype=np.float16),
@@ -106,6 +109,7 @@ def from_columns(columns: Mapping[str, np.ndarray]) -> list[TicketRow]:
         TicketRow(
             ticket=int(columns["ticket"][n]),
             version=int(columns["version"][n]),
+            slot=int(columns["slot"][n]),
             failure=str(columns["failure"][n]),
             prompt=str(columns["prompt"][n]),
             sampler_s=float(columns["sampler_s"][n]),

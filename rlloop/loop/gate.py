@@ -113,28 +113,35 @@ def on_started(
 ) -> r.Started | r.Failed | None:
     """A worker begins. Another of its role that began it last of all and never finished died of it: an attempt.
 
-    Where that one had begun another ticket of its slot since, it had finished this one and died of the other. A
-    worker's name begins with its role, as in sampler-17.
+    Where that one had begun another ticket of its slot since, it had finished this one and died of the other.
 
     Args:
+        worker: its name begins with its role and ends with its node, as in sampler-17-9c0a.
         together: with others of its slot.
-        lost: workers that went with their node. That was not the ticket's doing, so it is no attempt.
+        lost: nodes that are gone. Who was on them died of that and not of the ticket, so it is no attempt.
     """
     entry = ledger.tickets[ticket]
     before = entry.workers.get(worker.partition("-")[0])
     if entry.state != "leased" or before == worker:
         return None
-    died_of_it = before is not None and before not in lost and ledger.at_hand.get(before) == ticket
+    died_by_itself = before is not None and before.rpartition("-")[2] not in lost
+    died_of_it = died_by_itself and ledger.at_hand.get(before) == ticket
     attempts = entry.attempts + died_of_it
     if attempts >= max_attempts:
         return r.Failed(ticket, f"its worker died {attempts} times while computing it")
     return r.Started(ticket, worker, attempts, together)
 
 
-def on_failed_row(ledger: Ledger, ticket: int, reason: str, max_attempts: int) -> r.Released | r.Failed | None:
-    """A row that came back with an error releases its ticket, or ends it at `max_attempts`."""
+def on_failed_row(
+    ledger: Ledger, ticket: int, slot: int, reason: str, max_attempts: int
+) -> r.Released | r.Failed | None:
+    """A row that came back with an error releases its ticket, or ends it at `max_attempts`.
+
+    Args:
+        slot: of the row. A call that is repeated may find its ticket leased anew, to another slot: that is no attempt.
+    """
     entry = ledger.tickets[ticket]
-    if entry.state != "leased":
+    if entry.state != "leased" or entry.slot != slot:
         return None
     attempts = entry.attempts + 1
     return r.Failed(ticket, reason) if attempts >= max_attempts else r.Released(ticket, attempts, reason)

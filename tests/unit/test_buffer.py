@@ -71,7 +71,7 @@ def test_reasons_that_are_no_texts_cost_their_ticket_an_attempt_and_no_replay(se
     buffer = Buffer(session)
     segment = buffer.begin_segment()
     ticket = buffer.next_tickets(segment, 0).tickets[0]
-    odd = replace(scored(ticket, [1.0] * 4), reasons=[{"Loudness": ["a", "list"]}] * 4)
+    odd = replace(scored(ticket, [1.0] * 4), reasons=[{"Loudness": ["a", "list"]}] * 4, slot=0)
     assert buffer.commit(odd) == 1 and buffer.ledger.tickets[ticket].attempts == 1
     assert "the reason of 'Loudness' is list, expected a text" in buffer.messages[-1]
     assert restart(buffer).ledger.counts["buffered"] == 0
@@ -170,7 +170,7 @@ def test_failed_rows_are_retried_and_then_final(session):
     for slot in range(3):
         granted = buffer.next_tickets(segment, slot)
         assert granted.tickets[0] == 0
-        buffer.commit(ScoredTicket(0, 0, failure="sampler: boom"))
+        buffer.commit(ScoredTicket(0, 0, failure="sampler: boom", slot=slot))
     assert buffer.ledger.tickets[0].state == "failed"
     assert buffer.report(0)["failures"]["sampler: boom"] == 3
     assert buffer.next_tickets(segment, 3).tickets[0] == 1
@@ -378,7 +378,7 @@ def test_rollouts_that_do_not_fit_together_cost_their_ticket_an_attempt(session)
     buffer = Buffer(session)
     granted = buffer.next_tickets(buffer.begin_segment(), 0)
     assert buffer.started([granted.tickets[0]], "sampler-1")[0] == ["go"]
-    assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}]))
+    assert buffer.commit(replace(scored(granted.tickets[0], [0.5] * 4), reasons=[{}], slot=0))
     entry = buffer.ledger.tickets[granted.tickets[0]]
     assert (entry.state, entry.attempts) == ("open", 1) and any("no valid rollouts" in line for line in buffer.messages)
 
@@ -395,19 +395,16 @@ def test_a_disk_that_fills_while_no_gate_asks_ends_the_run(session, asks):
     assert buffer.selection(0)[0] == "stop" and buffer.progress("training", 0, []).stop_reason == buffer.fatal
 
 
-@pytest.mark.parametrize("gone, attempts", [({"node-1"}, 0), ({"node-2"}, 1), (set(), 1)])
+@pytest.mark.parametrize("gone, attempts", [({"00000001ffff"}, 0), ({"00000002ffff"}, 1), (set(), 1)])
 def test_a_worker_that_went_with_its_node_is_no_attempt_of_its_ticket(session, gone, attempts):
     buffer = Buffer(session)
     segment = buffer.begin_segment()
     (ticket,) = buffer.next_tickets(segment, 0).tickets
-    buffer.arrived(segment, "sampler-7-a", "actor-1", "node-1")
-    assert buffer.started([ticket], "sampler-7-a")[0] == ["go"]
+    assert buffer.started([ticket], "sampler-7-a-00000001")[0] == ["go"]
+    buffer = restart(buffer)  # the names in the journal tell the nodes
     buffer.nodes_lost(gone)
-    buffer.arrived(segment, "sampler-9-b", "actor-1", "node-3")  # the same actor, elsewhere
-    assert buffer.started([ticket], "sampler-9-b")[0] == ["go"]
+    assert buffer.started([ticket], "sampler-9-b-00000003")[0] == ["go"]
     assert buffer.ledger.tickets[ticket].attempts == attempts
-    buffer.begin_segment()
-    assert not buffer.lost and not buffer.nodes
 
 
 def test_a_ticket_is_not_failed_by_nodes_that_go_again_and_again(session):
@@ -415,9 +412,8 @@ def test_a_ticket_is_not_failed_by_nodes_that_go_again_and_again(session):
     segment = buffer.begin_segment()
     (ticket,) = buffer.next_tickets(segment, 0).tickets
     for n in range(buffer.config.loop.max_attempts + 2):
-        buffer.arrived(segment, f"sampler-{n}", "actor", f"node-{n}")
-        assert buffer.started([ticket], f"sampler-{n}")[0] == ["go"]
-        buffer.nodes_lost({f"node-{n}"})
+        assert buffer.started([ticket], f"sampler-1-a-{n:08}")[0] == ["go"]
+        buffer.nodes_lost({f"{n:08}ffff"})
 
 
 def test_a_new_size_is_what_the_views_are_told_from_the_next_segment_on(session):

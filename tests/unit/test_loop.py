@@ -146,11 +146,13 @@ def test_failed_rows_release_their_ticket_until_attempts_run_out():
     ledger = make_ledger()
     grant(ledger, 0)
     for attempt in (1, 2):
-        record = gate.on_failed_row(ledger, 0, "boom", 3)
+        slot = ledger.tickets[0].slot
+        record = gate.on_failed_row(ledger, 0, slot, "boom", 3)
         assert record == r.Released(0, attempt, "boom")
         ledger.apply(record)
         assert grant(ledger, 10 + attempt).tickets[0] == 0
-    assert gate.on_failed_row(ledger, 0, "boom", 3) == r.Failed(0, "boom")
+        assert gate.on_failed_row(ledger, 0, slot, "boom", 3) is None, "the same row again, its ticket leased anew"
+    assert gate.on_failed_row(ledger, 0, 12, "boom", 3) == r.Failed(0, "boom")
 
 
 def test_a_cohort_closes_when_each_ticket_is_buffered_or_failed():

@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from actors.evaluator import Evaluator
 from actors.session import NoAnswer, first_line
 from actors.store import PolicyRef, WeightsLost, fetch_arrays
+from actors.trainer import Worker
 from rlloop.loop.checkpoints import arrays_checksum
 
 GOOD = {"w": np.arange(4.0)}
@@ -53,6 +54,31 @@ def test_each_failure_is_named_as_what_it_is():
         fetch(LOST, LOST)
     with pytest.raises(NoAnswer, match="sampler-1 waits for store.arrays of version 3 since 5 s; last error: GetTime"):
         fetch(GetTimeoutError("not there"))
+
+
+def test_a_trainer_whose_version_the_store_cannot_read_starts_anew():
+    worker = Worker.__new__(Worker)
+    worker.session = SimpleNamespace(call=lambda who, name, method: 1)
+    worker._look_at_store(1)
+    with pytest.raises(RuntimeError, match="checkpoint of version 2 is damaged, the newest valid one is of version 1"):
+        worker._look_at_store(2)
+
+
+def test_a_call_that_could_not_in_time_is_made_again(monkeypatch):
+    """As a commit does whose first try is still at a slow disk."""
+    from actors import session
+
+    answers = [TimeoutError("buffer waits for the disk"), 1]
+
+    def get(reference, timeout):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(session.ray, "get", get)
+    monkeypatch.setattr(session.Session, "actor", lambda self, name: SimpleNamespace(commit=SimpleNamespace(remote=id)))
+    assert session.Session("run", 1).call("pump", "buffer", "commit", 0, timeout_s=9) == 1 and not answers
 
 
 class ScriptedEvaluator(Evaluator):

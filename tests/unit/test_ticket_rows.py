@@ -8,6 +8,7 @@ from rlloop.data.ticket_rows import EMPTY, NO_TICKET, TicketRow, from_columns, t
 SAMPLED = TicketRow(
     7,
     2,
+    5,
     prompt="eine Flöte, 🎵",
     sampler_s=0.5,
     rate_hz=16000,
@@ -21,7 +22,8 @@ SAMPLED = TicketRow(
 
 def same(a: TicketRow, b: TicketRow) -> bool:
     plain = [
-        (row.ticket, row.version, row.failure, row.prompt, row.sampler_s, row.rate_hz, row.judged) for row in (a, b)
+        (row.ticket, row.version, row.slot, row.failure, row.prompt, row.sampler_s, row.rate_hz, row.judged)
+        for row in (a, b)
     ]
     arrays = [{key: (x.dtype, x.shape, x.tobytes()) for key, x in row.arrays.items()} for row in (a, b)]
     return plain[0] == plain[1] and arrays[0] == arrays[1]
@@ -41,7 +43,12 @@ def test_pools_add_their_scores_and_the_buffer_takes_all():
     assert found.scores == [{"a": 1.0, "b": 2.0}, {"a": None, "b": 3.0}]
     assert found.reasons == [{}, {"a": "a: silent"}]
     assert found.worker_seconds == {"sampler": 0.5, "scorer": 0.25, "clap": 0.5}
-    assert (found.ticket, found.policy_version, found.seeds) == (7, 2, [2**62, 3]) and found.latents.shape == (2, 3, 4)
+    assert (found.ticket, found.policy_version, found.slot, found.seeds) == (
+        7,
+        2,
+        5,
+        [2**62, 3],
+    ) and found.latents.shape == (2, 3, 4)
 
 
 def test_a_pool_that_gives_another_number_of_scores_is_an_error():
