@@ -31,8 +31,10 @@ from rlloop.resources import Row, resources, show_bytes
 
 KEPT_POINTS = 5000  # as many as a checkpoint has
 BUSY_WINDOW_S = 60.0
-COMMIT_WAIT_S, COMMIT_POLL_S = 15.0, 0.05  # for an earlier call of the same ticket
-THREADS = 32  # calls that may wait for the disk together: they share its syncs
+COMMIT_WAIT_S, COMMIT_POLL_S = 5.0, 0.05  # for an earlier call of the same ticket; then the call is made again
+# Calls that may wait for the disk together: they share its syncs. Commits, each with its repeated call, are half of
+# them at most, so a disk that stalls leaves the others an answer.
+THREADS = 64
 
 
 class Buffer(Journaled):

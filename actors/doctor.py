@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from actors.cluster import alive_nodes, as_nodes, node_name, nodes_without, on_nodes, possible_nodes
+from actors.cluster import alive_nodes, as_nodes, is_gone, node_name, nodes_without, on_nodes, possible_nodes
 from actors.ports import unreached
 from rlloop.config import Config
 from rlloop.recipes.doctor import Finding, wanted_weights, weights_by_type
@@ -32,8 +32,9 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
     blind = set(nodes_without(run_dir, NODE_S, failed))
     asked = [node for node in nodes if node_name(node) not in failed]
     gathered = on_nodes(gather_here, asked, names, str(run_dir), timeout_s=NODE_S, failed=failed)
-    apart = unreached([node for node in asked if node_name(node) in gathered], NODE_S, failed)
-    found = [whole(node, gathered, types[node["NodeID"]], blind, failed) for node in nodes]
+    apart = unreached([node for node in asked if node_name(node) in gathered], NODE_S)
+    there = [node for node in nodes if node_name(node) in {**gathered, **failed} and not is_gone(node)]
+    found = [whole(node, gathered, types[node["NodeID"]], blind, failed) for node in there]
     found = [replace(facts, unreached=apart.get(facts.node, ())) for facts in found]
     return found, found[0]
 
@@ -41,7 +42,7 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
 def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: set[str], failed: dict) -> Facts:
     """The facts of a node, with what is seen from here: its types, its clock and whether it sees the run directory."""
     name = node_name(node)
-    if name in failed:
+    if name not in gathered:
         return Facts(node=name, types=tuple(sorted(types)), error=failed[name])
     offset, error = clock_offset(node)
     return replace(

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from actors.cluster import node_name, on_nodes
+from actors.cluster import is_gone, node_name, on_nodes
+from actors.session import first_line
 
+log = logging.getLogger(__name__)
 CONNECT_S, AT_ONCE = 3.0, 32
 Address = tuple[str, int]
 
 
 class Door:
-    """An actor that listens on its node while it lives; nobody is let in, a connection is made all the same."""
+    """An actor that listens on its node while it lives, and closes whatever connects."""
 
     def __init__(self) -> None:
         import ray
 
-        self.socket = socket.create_server((ray.util.get_node_ip_address(), 0), backlog=1024)
+        self.host = ray.util.get_node_ip_address()
+        self.socket = socket.create_server(
+            ("", 0), family=socket.AF_INET6 if ":" in self.host else socket.AF_INET, backlog=128
+        )
+        threading.Thread(target=self._turn_away, name="door", daemon=True).start()
 
     def address(self) -> Address:
-        return self.socket.getsockname()[:2]
+        return self.host, self.socket.getsockname()[1]
+
+    def _turn_away(self) -> None:
+        while True:
+            self.socket.accept()[0].close()
 
 
-def unreached(nodes: Sequence[dict], timeout_s: float, failed: dict[str, str]) -> dict[str, tuple[str, ...]]:
+def unreached(nodes: Sequence[dict], timeout_s: float) -> dict[str, tuple[str, ...]]:
     """Node -> the nodes that it cannot connect to, each by its name, in the order of `nodes`.
 
-    Args:
-        failed: as of `on_nodes`.
+    Of nodes on which nothing could listen, or that are gone meanwhile, nothing is said.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -43,9 +54,11 @@ def unreached(nodes: Sequence[dict], timeout_s: float, failed: dict[str, str]) -
     for name, answer in asked.items():
         try:
             addresses[name] = ray.get(answer, timeout=0.1)
-        except ray.exceptions.RayError as error:  # of one without a door nothing can be said
-            failed[name] = f"no port could be opened there: {type(error).__name__}"
-    return on_nodes(not_connected, [*nodes], addresses, timeout_s=timeout_s, failed=failed)
+        except ray.exceptions.RayError as error:
+            log.warning("%s: no port could be opened there: %s", name, first_line(error))
+    found = on_nodes(not_connected, list(nodes), addresses, timeout_s=timeout_s, failed={})
+    gone = {node_name(node) for node in nodes if is_gone(node)}
+    return {name: tuple(other for other in others if other not in gone) for name, others in found.items()}
 
 
 def not_connected(addresses: Mapping[str, Address]) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ from rlloop.resources import node_request
 
 log = logging.getLogger(__name__)
 # Ray Data looks after its tasks every 0.1 s while any of them runs, so an actor with one task at hand would idle that
-# long after each. The next ones wait at the actor instead, and its second thread unpacks them; the model's calls stay
-# one after the other (Ray Data's default). A ticket takes its version when a sampler begins it: waiting ages nothing.
-# A ticket that waits at a slow sampler is one that an idle one cannot take, so there only one waits.
+# long after each. The next ones wait at the actor instead, and its second thread, if any, unpacks them; the model's
+# calls stay one after the other (Ray Data's default). A ticket takes its version when a sampler begins it: waiting ages
+# nothing. A ticket that waits at a slow sampler is one that an idle one cannot take, so there only one waits.
 GATE_DEPTH, SAMPLER_DEPTH, SCORER_DEPTH = 32, 2, 3
 COMMITS_AT_ONCE = 16  # they share the buffer's syncs
 
@@ -90,7 +90,7 @@ class Pump:
         if stored >= wanted:
             return True
         text = f"sampling waits: version {wanted} is published, the newest valid checkpoint is of version {stored}"
-        self.session.tell("buffer", "note", f"{text}; the trainer makes version {wanted} again")
+        self.session.tell("buffer", "note", f"{text}; the trainer makes it again, or has the next one soon")
         return False
 
     def _scored_slots(self, sizes: Mapping[str, int]) -> Iterator[list[ScoredTicket]]:

@@ -133,7 +133,8 @@ class Session:
 
 
 def first_line(error: Exception) -> str:
-    """An exception in one line: its kind, and the first line of what it says, if any."""
+    """An exception in one line: its kind, and the first line of what it says, if any; of a call's error, its cause."""
+    error = getattr(error, "cause", None) or error
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0].strip()}" if said else type(error).__name__
 

@@ -195,10 +195,12 @@ class Worker:
         while answer[0] == "wait" and time.monotonic() < deadline:
             time.sleep(POLL_S)
             answer = self.session.call("trainer", "buffer", "selection", k)
+        if answer[0] in ("rows", "skip"):
+            self._look_at_store(k)
         return answer
 
     def _look_at_store(self, k: int) -> None:
-        """Version k was put into the store before this wait.
+        """Version k was put into the store before generation k is asked for: it is there still.
 
         Raises:
             RuntimeError: a store that was restarted cannot read it. Train then starts this group anew, which falls

@@ -116,7 +116,7 @@ def on_started(
     Where that one had begun another ticket of its slot since, it had finished this one and died of the other.
 
     Args:
-        worker: its name begins with its role and ends with its node, as in sampler-17-9c0a.
+        worker: its name begins with its role and ends with its node, as in sampler-17-9c0a12-0f3e5d7a.
         together: with others of its slot.
         lost: nodes that are gone. Who was on them died of that and not of the ticket, so it is no attempt.
     """

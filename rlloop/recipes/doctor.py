@@ -264,8 +264,10 @@ def check_versions(config: Config, nodes: Sequence[Facts], driver: Facts) -> Ite
 def check_node_ports(config: Config, nodes: Sequence[Facts], driver: Facts) -> Iterator[Finding]:
     """The trainer's workers, and Ray's unless it is told a range, connect on ports that the system chooses."""
     apart = [facts for facts in nodes if facts.unreached]
-    level = "fail" if config.trainer.num_workers > 1 else "warn"
+    wanted = {config.trainer.node} - {None}
+    training = {facts.node for facts in nodes if wanted <= {*facts.types}} if config.trainer.num_workers > 1 else set()
     for facts in apart:
+        level = "fail" if facts.node in training and training & {*facts.unreached} else "warn"
         found = f"cannot connect to {', '.join(facts.unreached)} on a port that the system chose there"
         todo = "let the firewall or security group pass all TCP among the nodes, and nothing from outside"
         yield Finding(level, "ports", facts.node, found, "every node reaches the others", todo)

@@ -131,10 +131,12 @@ def test_versions_must_match_across_nodes(change, check):
 
 def test_nodes_that_do_not_reach_each_other_stop_a_trainer_of_several_workers():
     apart = replace(WELL, node="b", unreached=("a", "c"))
+    elsewhere = replace(apart, types=("sampler",))
     listed, (finding,) = wrong(WELL, apart)
     assert listed == [("warn", "ports", "b")] and "cannot connect to a, c" in finding.found
     several = CLUSTER.model_copy(update={"trainer": CLUSTER.trainer.model_copy(update={"num_workers": 2})})
     assert wrong(WELL, apart, config=several)[0] == [("fail", "ports", "b")]
+    assert wrong(WELL, elsewhere, config=several)[0] == [("warn", "ports", "b")]
     (well,) = (f for f in examine(several, [WELL, replace(WELL, node="b")], WELL, True) if f.check == "ports")
     assert well.level == "ok" and well.found == "each of 2 nodes reaches the others"
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ray.exceptions import GetTimeoutError, ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.evaluator import Evaluator
 from actors.session import NoAnswer, first_line
@@ -108,3 +108,5 @@ def test_no_answer_shows_the_last_error_and_survives_its_way_between_processes()
     said = "scale waits for buffer.pools since 60 s; last error: RuntimeError: the actor died; logs: ray logs"
     assert str(error) == str(pickle.loads(pickle.dumps(error))) == said
     assert first_line(RuntimeError()) == "RuntimeError"
+    there = RayTaskError("commit", "its trace", TimeoutError("buffer waits for the disk")).as_instanceof_cause()
+    assert isinstance(there, TimeoutError) and first_line(there) == "TimeoutError: buffer waits for the disk"
