@@ -15,7 +15,7 @@ import psutil
 
 from bench.chaos_cluster import Machines
 from bench.chaos_plan import next_pause, order_of_roles
-from bench.chaos_recovery import Sight
+from bench.chaos_recovery import Sight, of_earlier_segments
 from bench.chaos_roles import TITLES, Kill, find_processes, roles_under
 from rlloop.loop import records as r
 
@@ -70,7 +70,7 @@ class Killer:
         version = sum(isinstance(record, r.Published) for record, _ in sight.records)
         for role in self._candidates():
             kill = Kill(self.number, role, 0.0, 0.0, self.pause.after, version, pids)
-            if self._kill(kill, rng):
+            if self._kill(kill, rng, of_earlier_segments(sight.records)):
                 kill.time = time.time()
                 kill.seconds_into_run = kill.time - self.began
                 self.counts[role] += 1
@@ -119,14 +119,14 @@ class Killer:
         others = [role for role in order if role not in self.down]
         return [self.last_role, *others] if self._dies_again else others
 
-    def _kill(self, kill: Kill, rng: np.random.Generator) -> bool:
-        """SIGKILL; False where the role has no process now."""
+    def _kill(self, kill: Kill, rng: np.random.Generator, finished: frozenset[int]) -> bool:
+        """SIGKILL; False where the role has no process now. Those that have `finished` have nothing to recover."""
         if kill.role == "driver":
             self.kill_driver()
             return True
         if kill.role == "node":
             return self._lose_node(kill, rng)
-        victims = kill.pids[kill.role]
+        victims = kill.pids[kill.role] - finished
         if self._dies_again and kill.role == self.last_role:
             victims -= self.kills[-1].pids[kill.role]
         if not victims:

@@ -32,6 +32,18 @@ def marker_times(run_dir: Path) -> list[float]:
     return times
 
 
+def of_earlier_segments(records: Sequence[tuple[r.Record, float]]) -> frozenset[int]:
+    """pids of workers whose segment is over. Such a process may live for seconds beside its successor."""
+    earlier: set[int] = set()
+    current: set[int] = set()
+    for record, _ in records:
+        if isinstance(record, r.SegmentBegan):
+            earlier, current = earlier | current, set()
+        elif isinstance(record, r.Started):
+            current.add(int(record.worker.split("-")[1]))
+    return frozenset(earlier - current)
+
+
 def recovered_at(kill: Kill, sight: Sight) -> float | None:
     """When the role of a kill worked again; None while it does not. A node: when every role that was on it does."""
     if kill.role != "node":

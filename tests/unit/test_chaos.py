@@ -7,7 +7,14 @@ import pytest
 from bench.chaos import left, parse
 from bench.chaos_checks import Results, breaches_so_far, curve_breaches, differences, replay
 from bench.chaos_plan import next_pause, order_of_roles
-from bench.chaos_recovery import DEFINITIONS, RECOVERY, Sight, never_recovered, recovered_at
+from bench.chaos_recovery import (
+    DEFINITIONS,
+    RECOVERY,
+    Sight,
+    never_recovered,
+    of_earlier_segments,
+    recovered_at,
+)
 from bench.chaos_report import (
     append_lines,
     code_state,
@@ -45,6 +52,15 @@ def test_an_undisturbed_journal_breaks_no_promise_wherever_it_is_cut_off():
     found = journal()
     assert all(not breaches_so_far(found[:cut], CONFIG) for cut in range(len(found) + 1))
     assert [ticket.state for ticket in replay(found, CONFIG).tickets] == ["trained", "dropped"] * 2
+
+
+def test_a_worker_whose_segment_is_over_is_no_victim():
+    """It may live for seconds beside its successor, whose work would then count as nobody's."""
+    first = [(record, 0.0) for record in journal()]
+    assert of_earlier_segments(first) == frozenset()
+    begun = [*first, (r.SegmentBegan(2), 1.0)]
+    assert of_earlier_segments(begun) == {7, 8}
+    assert of_earlier_segments([*begun, (r.Started(4, "sampler-7-c", 0), 2.0)]) == {8}, "a pid that is used again"
 
 
 def test_each_broken_promise_is_found():
