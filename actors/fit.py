@@ -21,8 +21,13 @@ class TrainerThread(threading.Thread):
         self.session, self.error, self.is_ending = session, "", False
 
     def run(self) -> None:
-        """Fits again where a fit that got on has failed, or its controller was lost: Train would start neither anew."""
+        """Fits again where a fit that got on has failed, or its controller was lost or failed: Train does none of it.
+
+        A controller fails where a node goes while it starts its workers. What the workers themselves raised, Train has
+        tried again `max_failures` times.
+        """
         from ray.exceptions import RayActorError
+        from ray.train import ControllerError
 
         fits, in_vain = 0, 0
         while True:
@@ -38,8 +43,8 @@ class TrainerThread(threading.Thread):
                 self._free_resources()
                 self.error = " ".join(str(error).split())[-400:] or type(error).__name__
                 in_vain = in_vain + 1 if marked_at(self.session.path) == marked else 0
-                most = self.session.config.trainer.max_failures if isinstance(error, RayActorError) else 0
-                if in_vain > most:
+                is_of_controller = isinstance(error, RayActorError | ControllerError)
+                if in_vain > (self.session.config.trainer.max_failures if is_of_controller else 0):
                     return
 
     def _free_resources(self) -> None:
