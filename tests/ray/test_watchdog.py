@@ -11,7 +11,7 @@ from tests.ray.conftest import SYNCHRONOUS
 
 pytestmark = pytest.mark.ray
 WAITS = {
-    "sampler": r"the pump waits for sampler-\d+-\w+ with ticket \d+ since \d+ s",
+    "sampler": r"the pump waits for sampler-\d+-\w+-\w+ with ticket \d+ since \d+ s",
     "trainer": r"the gate waits for the trainer's version 1 since \d+ s; trainer: training generation 0",
 }
 
