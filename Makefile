@@ -52,7 +52,7 @@ bench-sampling: $(STAMP)  ## batch, bfloat16, torch.compile and parts of FluxAud
 bench-corpus: $(STAMP)  ## memory and speed of streaming 500,000 rows into bench/results.md (ten minutes, 2 GB of disk)
 	@$(WITH_VENV) $(PY) -m bench.corpus $(ARGS)
 
-chaos: $(STAMP)  ## kills processes of the loop at random into bench/results.md (200 kills: two hours); ARGS="--kills 20 --seed 1"
+chaos: $(STAMP)  ## kills processes of the loop at random into bench/results.md (200 kills: an hour); ARGS="--kills 20 --seed 1"
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m bench.chaos $(ARGS)
 
 soak: $(STAMP)  ## 20,160 tickets of stand-ins through the real loop: what grows, into bench/results.md; ARGS="--minutes 15"

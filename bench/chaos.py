@@ -1,6 +1,6 @@
 """Kills processes of the loop at random moments, again and again, and checks that nothing but time is lost.
 
-    make chaos ARGS="--kills 200 --seed 0"        # two hours on two cores; the same command goes on where it stopped
+    make chaos ARGS="--kills 200 --seed 0"        # an hour on two cores; the same command goes on where it stopped
     make chaos ARGS="--kills 40 trainer.num_workers=2 trainer.num_cpus=0.25"
 
 Runs of the real command with stand-in models (bench/chaos.yaml), several kills each, by turns with a Ray of their own

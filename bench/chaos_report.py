@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from bench.chaos_run import Outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CODE = ("actors/**/*.py", "rlloop/**/*.py", "bench/chaos*.py", "bench/chaos*.yaml")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in what a run said last
 Line = dict
 
 
@@ -142,7 +144,11 @@ def report(lines: Sequence[Line], date: str, code: str) -> str:
     ]
     earlier = [line for line in lines if line.get("code") != code]
     body += ["", f"Not in the table: {_counted(earlier)}."] if earlier else []
-    body += ["", "Violations:", *(f"- run {run}: {what}" for run, what in violations)] if violations else []
+    body += (
+        ["", "Violations:", *(f"- run {run}: {COLOURS.sub('', what)}" for run, what in violations)]
+        if violations
+        else []
+    )
     return "\n".join(body)
 
 
