@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 from actors.cluster import is_gone, node_name, on_nodes
 from actors.session import first_line
+from rlloop.recipes.machine_facts import not_connected
 
 log = logging.getLogger(__name__)
-CONNECT_S, AT_ONCE = 3.0, 32
-Address = tuple[str, int]
 
 
 class Door:
@@ -28,7 +26,7 @@ class Door:
         )
         threading.Thread(target=self._turn_away, name="door", daemon=True).start()
 
-    def address(self) -> Address:
+    def address(self) -> tuple[str, int]:
         return self.host, self.socket.getsockname()[1]
 
     def _turn_away(self) -> None:
@@ -59,18 +57,3 @@ def unreached(nodes: Sequence[dict], timeout_s: float) -> dict[str, tuple[str, .
     found = on_nodes(not_connected, list(nodes), addresses, timeout_s=timeout_s, failed={})
     gone = {node_name(node) for node in nodes if is_gone(node)}
     return {name: tuple(other for other in others if other not in gone) for name, others in found.items()}
-
-
-def not_connected(addresses: Mapping[str, Address]) -> tuple[str, ...]:
-    """Names of the addresses that this machine cannot connect to."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        are_open = list(threads.map(is_open, addresses.values()))
-    return tuple(name for name, reached in zip(addresses, are_open, strict=True) if not reached)
-
-
-def is_open(address: Address) -> bool:
-    try:
-        socket.create_connection(address, CONNECT_S).close()
-    except OSError:
-        return False
-    return True

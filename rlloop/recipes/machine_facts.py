@@ -14,10 +14,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+CONNECT_S, CONNECTS_AT_ONCE = 3.0, 32
 PACKAGES = ("ray", "torch", "torchaudio", "deepspeed")
 RAY_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard", 52365: "Ray's agent, without which no job starts"}
 
@@ -185,3 +187,18 @@ def taken_ports() -> dict[int, str]:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 taken[port] = what
     return taken
+
+
+def not_connected(addresses: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
+    """Names of the addresses that this machine cannot connect to."""
+    with ThreadPoolExecutor(CONNECTS_AT_ONCE) as threads:
+        are_open = list(threads.map(is_open, addresses.values()))
+    return tuple(name for name, reached in zip(addresses, are_open, strict=True) if not reached)
+
+
+def is_open(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, CONNECT_S).close()
+    except OSError:
+        return False
+    return True

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from actors.ports import not_connected
 from rlloop.commands.doctor import start_findings
 from rlloop.commands.main import app
 from rlloop.config import load
@@ -27,6 +26,7 @@ from rlloop.recipes.machine_facts import (
     Facts,
     code_digest,
     has_token,
+    not_connected,
     parse_nvidia,
     torch_state,
     unmet_requirements,

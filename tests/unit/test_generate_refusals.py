@@ -59,24 +59,24 @@ def test_the_first_difference_has_its_name():
     assert difference({}, {"prompt": "p"}) == 'prompt null, now "p"'
 
 
-def test_a_refusal_begins_no_list(tmp_path):
-    config = tmp_path / "breaking.yaml"
+def breaking(folder):
+    """A preset whose generator breaks at the prompt c until folder/marker is there."""
+    config, options = folder / "breaking.yaml", f"options: {{marker: {folder / 'marker'}}}"
     text = Path("tests/fake.yaml").read_text()
-    options = f"options: {{marker: {tmp_path / 'marker'}}}"
     config.write_text(
         text.replace('"tests.fakes:tiny_generator"', f'"tests.unit.test_generate_refusals:third", {options}')
     )
+    return config
+
+
+def test_a_refusal_begins_no_list(tmp_path):
+    config = breaking(tmp_path)
     generate("c", "--config", config, "--out", tmp_path / "out", status=2)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_error_halfway_keeps_what_was_made(tmp_path):
-    config = tmp_path / "breaking.yaml"
-    text = Path("tests/fake.yaml").read_text()
-    options = f"options: {{marker: {tmp_path / 'marker'}}}"
-    config.write_text(
-        text.replace('"tests.fakes:tiny_generator"', f'"tests.unit.test_generate_refusals:third", {options}')
-    )
+    config = breaking(tmp_path)
     out = tmp_path / "out"
     said = generate("a", "b", "c", "--config", config, "--out", out, status=2)
     assert said.strip().endswith("rlloop: prompt 'c', seed 2: RuntimeError: planted")
