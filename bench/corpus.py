@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from bench.machine import commit
 from bench.results import RESULTS, write_section
 from rlloop.data.corpus import CorpusRow, CorpusSpec, CorpusWriter, open_corpus
 from rlloop.data.corpus_stream import CorpusStream
@@ -171,7 +172,7 @@ def report(arguments: argparse.Namespace) -> str:
         published = measure_apart(make(Path(name), PUBLISHED, arguments.published), published_work)
     bound = (2 * WINDOW + 4 * 64) * row_bytes(PUBLISHED) / 1e9
     command = f"python -m bench.corpus {arguments.given}".strip()
-    machine = f"{cpu()}, {os.cpu_count()} cores, shared (load {os.getloadavg()[2]:.0f})"
+    machine = f"{cpu()}, {os.cpu_count()} cores, shared (load {os.getloadavg()[2]:.0f}), commit {commit()}"
     return (
         f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine}. Batches of {BATCH}, window {WINDOW}, "
         f"{arguments.steps:,} steps (published sizes: {published_work.steps}) one after the other, {arguments.seeks} "

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.machine import commit
 from bench.results import RESULTS, write_section
 from rlloop.models.bigvgan import BigVGAN
 from rlloop.models.fluxaudio import FluxAudio
@@ -241,7 +242,7 @@ def report(mode: Mode, arguments: argparse.Namespace) -> str:
     generator = build().place()
     command = f"python -m bench.sampling {arguments.given}".strip()
     sections = [
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine(device)}. "
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine(device)}, commit {commit()}. "
         f"FluxAudio-S at {mode.spec.mel.sample_rate_hz / 1000:g} kHz with drawn weights.",
         batch_section(generator, settings, arguments.repeats),
         settings_section(build, arguments.repeats, is_cuda),

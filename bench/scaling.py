@@ -3,7 +3,7 @@
     python -m bench.scaling                     into bench/results.md, three minutes
 
 A stand-in takes 1.0 s a ticket and loads nothing, so what is measured is the end of the segment, the start of the new
-processes and the command itself; a real model's load comes on top.
+processes and the command itself, and which of them takes how long; a real model's load comes on top.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.machine import describe
 from bench.results import RESULTS, write_section
-from bench.stream import REPOSITORY, Run
+from bench.stream import REPOSITORY, Run, Watch
 
 SIZES = (6, 2, 8, 2)
 PLAN = ("sampler.num_actors=2", "scorer.num_actors=2", "stages.0.generations=40", "stages.0.tickets=40")
@@ -42,6 +42,21 @@ def pause(run: Run, begin: float, end: float) -> float:
     return max((b - a for a, b in zip(times, times[1:], strict=False)), default=end - begin)
 
 
+def parts(watch: Watch, size: int) -> tuple[float, float, float, float]:
+    """Where the time of the last change went: its four parts, in seconds, from the journal.
+
+    Returns:
+        From the new size's record to the last ticket of the old segment; to the next segment's record; to the first
+        ticket that a sampler of that begins; to the first one of the last of `size` samplers.
+    """
+    told = watch.scaled[-1]
+    begun = min(when for when in watch.segments.values() if when > told)
+    back = max([told, *(when for when in watch.buffered.values() if told < when < begun)])
+    starts = sorted(watch.started[name] for name in watch.workers("sampler") if watch.started[name] > begun)
+    marks = (told, back, begun, starts[0], starts[size - 1])
+    return tuple(b - a for a, b in zip(marks, marks[1:], strict=False))
+
+
 def measure(folder: Path) -> list[str]:
     """A line of the table a change."""
     lines, before = [], 2
@@ -51,7 +66,8 @@ def measure(folder: Path) -> list[str]:
             begin = time.time()
             whole, effect = scale(folder / "run", size)
             run.measure(8.0)
-            lines.append(f"| {before} to {size} | {effect:.1f} | {whole:.1f} | {pause(run, begin, time.time()):.1f} |")
+            cells = " | ".join(f"{seconds:.1f}" for seconds in (effect, *parts(run.watch, size), whole))
+            lines.append(f"| {before} to {size} | {cells} | {pause(run, begin, time.time()):.1f} |")
             print(lines[-1], flush=True)
             before = size
         assert not run.watch.failed, "a ticket failed"
@@ -67,9 +83,11 @@ def main(given: list[str]) -> None:
     shutil.rmtree(folder)
     text = (
         f"`python -m bench.scaling`, {describe()}. In effect: every actor of the new size has its model. Pause: "
-        "between two commits. A ticket "
-        "takes 1.0 s; stand-ins load no model.\n\n"
-        "| samplers | in effect after s | the command s | longest pause s |\n| --- | --- | --- | --- |\n"
+        "between two commits. A ticket takes 1.0 s; stand-ins load no model. The parts are read from the journal: the "
+        "tickets that were begun come back; Ray Data ends the old segment and the pump begins the next; the first new "
+        "sampler begins a ticket, so that all three stages have processes; the last one does.\n\n"
+        "| samplers | in effect after s | tickets come back | next segment | first sampler at work | last sampler at "
+        "work | the command s | longest pause s |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     ) + "\n".join(lines)
     write_section("Pools that change their size", text, arguments.out)
 

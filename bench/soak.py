@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from bench.machine import describe
 from bench.results import RESULTS, write_section
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -189,7 +190,7 @@ def report(samples: list[Sample], run_dir: Path, status: int, command: str) -> s
     rate, done = (tickets - at_work[0].tickets) / seconds, tickets_to_the_end(run_dir)
     head = "| 1/4 | 1/2 | end | largest | MB per 1,000 tickets |\n| --- | --- | --- | --- | --- | --- |\n"
     return (
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f}). "
+        f"`{command}`, {describe()}. "
         f"{done:,} tickets, the {tickets:,} of these samples in {seconds / 60:.1f} min ({rate:.1f}/s), exit status "
         f"{status}. Slopes are lines through "
         f"the second half, ± their standard error. Memory is RSS less shared pages, in MB, summed over the processes "

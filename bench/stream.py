@@ -29,6 +29,9 @@ class Watch:
     busy: dict[int, dict[str, float]] = field(default_factory=dict)  # ticket -> role -> seconds
     started: dict[str, float] = field(default_factory=dict)  # worker -> its first ticket
     published: dict[int, float] = field(default_factory=dict)  # version -> when
+    slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # ticket -> segment and slot of its last lease
+    segments: dict[int, float] = field(default_factory=dict)  # segment -> when it began
+    scaled: list[float] = field(default_factory=list)  # when pools were told another size
     failed: int = 0
     offset: int = 0
 
@@ -51,6 +54,12 @@ class Watch:
             self.busy[record["ticket"]] = record["worker_seconds"]
         elif kind == "Started":
             self.started.setdefault(record["worker"], when)
+        elif kind == "Leased":
+            self.slots[record["ticket"]] = (record["segment"], record["slot"])
+        elif kind == "SegmentBegan":
+            self.segments[record["segment"]] = when
+        elif kind == "Scaled":
+            self.scaled.append(when)
         elif kind == "Published":
             self.published[record["version"]] = when
         elif kind in ("Failed", "Released"):
@@ -61,6 +70,10 @@ class Watch:
 
     def tickets_between(self, begin: float, end: float) -> int:
         return sum(begin <= when < end for when in self.buffered.values())
+
+    def slots_between(self, begin: float, end: float) -> int:
+        """Slots that these tickets came in."""
+        return len({self.slots[ticket] for ticket, when in self.buffered.items() if begin <= when < end})
 
 
 class Run:

@@ -4,6 +4,7 @@
     python -m bench.throughput --samplers 8 --seconds 30 --out FILE
     python -m bench.throughput --samplers 64 --latency 8  as many actors, at tickets that two cores can carry
     python -m bench.throughput --samplers 8 --latency 0.1 --per-slot 1 8     how many tickets a second a machine carries
+    python -m bench.throughput --samplers 64 --cohort 16 64   what cohorts of few tickets a sampler cost: small slots
 
 A sampler takes 1.0 s a ticket, a scorer 0.25 s, and there are a quarter as many scorers; everything else is the real
 loop: gate, journal, files, selection, training, publishing. The ideal is one ticket a sampler and second. Steady state
@@ -13,6 +14,7 @@ begins when every sampler has begun a ticket and a version is published.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import tempfile
 import time
@@ -26,6 +28,7 @@ from bench.stream import Run
 
 SAMPLER_S = 1.0
 SETTLE_S = 5.0
+COHORT = 64  # tickets a sampler in a cohort; slots grow with it, up to loop.tickets_per_slot
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class Steady:
 
     samplers: int
     per_slot: int
+    cohort: int  # tickets a sampler
     seconds: float
     tickets: int
+    slots: int  # that these tickets came in
     versions: int
     failed: int
     to_first_ticket_s: float
@@ -54,9 +59,10 @@ def tickets_per_slot(samplers: int) -> int:
     return 8 if samplers > 32 else 1
 
 
-def overrides(samplers: int, nap_s: float, seconds: float, per_slot: int) -> list[str]:
-    """A plan and a segment that outlast the measurement, with a cohort every 16 s."""
-    cohort, tickets = int(16 * samplers / nap_s), int(samplers * (seconds + 120) / nap_s)
+def overrides(samplers: int, nap_s: float, seconds: float, per_slot: int, cohort_each: int) -> list[str]:
+    """A plan and a segment that outlast the measurement, which begins after the first cohort."""
+    cohort = cohort_each * samplers
+    tickets = int(samplers * (seconds + 120) / nap_s) + cohort
     return [
         f"sampler.num_actors={samplers}",
         f"scorer.num_actors={max(1, samplers // 4)}",
@@ -68,8 +74,9 @@ def overrides(samplers: int, nap_s: float, seconds: float, per_slot: int) -> lis
     ]
 
 
-def measure(samplers: int, nap_s: float, seconds: float, per_slot: int, folder: Path) -> Steady:
-    with Run(folder / f"samplers{samplers}-{per_slot}", overrides(samplers, nap_s, seconds, per_slot)) as run:
+def measure(samplers: int, nap_s: float, seconds: float, per_slot: int, cohort: int, folder: Path) -> Steady:
+    settings = overrides(samplers, nap_s, seconds, per_slot, cohort)
+    with Run(folder / f"samplers{samplers}-{per_slot}-{cohort}", settings) as run:
         run.wait_for(
             lambda w: len(w.workers("sampler")) >= samplers and w.published, f"{samplers} samplers at work, a version"
         )
@@ -81,8 +88,10 @@ def measure(samplers: int, nap_s: float, seconds: float, per_slot: int, folder: 
         return Steady(
             samplers=samplers,
             per_slot=per_slot,
+            cohort=cohort,
             seconds=seconds,
             tickets=watch.tickets_between(begin, end),
+            slots=watch.slots_between(begin, end),
             versions=sum(begin <= when < end for when in watch.published.values()),
             failed=watch.failed,
             to_first_ticket_s=min(watch.buffered.values()) - run.began,
@@ -94,8 +103,9 @@ def measure(samplers: int, nap_s: float, seconds: float, per_slot: int, folder: 
 
 def report(found: list[Steady], command: str) -> str:
     rows = [
-        f"| {s.samplers} | {s.per_slot} | {s.tickets / s.seconds:.2f} | **{s.share:.1%}** | {s.versions} | {s.failed} "
-        f"| {cpu_ms(s)} | {s.to_first_ticket_s:.0f} | {s.to_steady_s:.0f} |"
+        f"| {s.samplers} | {s.tickets / max(1, s.slots):.1f} ({s.per_slot}) | {s.cohort} | {s.tickets / s.seconds:.2f} "
+        f"| **{s.share:.1%}** | {s.versions} | {s.failed} | {cpu_ms(s)} | {s.to_first_ticket_s:.0f} "
+        f"| {s.to_steady_s:.0f} |"
         for s in found
     ]
     nap_s, seconds = found[0].sampler_nap_s, found[0].seconds
@@ -103,9 +113,10 @@ def report(found: list[Steady], command: str) -> str:
         f"`{command}`, {describe()}. Samplers that sleep {nap_s:g} s a ticket, a quarter as many scorers that sleep "
         f"{nap_s / 4:g} s; steady state of {seconds:g} s each. The ideal is one ticket a sampler and {nap_s:g} s.\n\n"
         "CPU is that of all processes, those that wait included.\n\n"
-        "| samplers | tickets a slot, at most | tickets/s | of the ideal | versions published | failed rows "
-        "| CPU ms a ticket: all (sampler, scorer, pump, buffer, gate) | first ticket s | steady s |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows)
+        "| samplers | tickets a slot, mean (at most) | a sampler and cohort | tickets/s | of the ideal | versions "
+        "published | failed rows | CPU ms a ticket: all (sampler, scorer, pump, buffer, gate) | first ticket s "
+        "| steady s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows)
     )
 
 
@@ -120,6 +131,7 @@ def main(given: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--per-slot", type=int, nargs="+", help="loop.tickets_per_slot; default: as advised")
+    parser.add_argument("--cohort", type=int, nargs="+", default=[COHORT], help="tickets a sampler in a cohort")
     parser.add_argument("--latency", type=float, default=SAMPLER_S, help="seconds of a ticket in a sampler")
     parser.add_argument("--seconds", type=float, default=120.0, help="of steady state")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
@@ -127,9 +139,10 @@ def main(given: list[str]) -> None:
     arguments = parser.parse_args(given)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="rlloop-throughput-"))
     found = []
-    for samplers, per_slot in [(n, k) for n in arguments.samplers for k in arguments.per_slot or [tickets_per_slot(n)]]:
-        found.append(measure(samplers, arguments.latency, arguments.seconds, per_slot, folder))
-        print(found[-1], f"{found[-1].share:.1%}", flush=True)
+    for samplers, cohort in itertools.product(arguments.samplers, arguments.cohort):
+        for per_slot in arguments.per_slot or [tickets_per_slot(samplers)]:
+            found.append(measure(samplers, arguments.latency, arguments.seconds, per_slot, cohort, folder))
+            print(found[-1], f"{found[-1].share:.1%}", flush=True)
     if not arguments.folder:
         shutil.rmtree(folder)
     title = "Loop throughput"

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import overlap, selection, throughput
+from bench import overlap, scaling, selection, throughput
 from bench.stream import STANDINS, Watch, title
 from rlloop.config import load
 from rlloop.loop import records as r
@@ -37,15 +37,16 @@ def test_stand_ins_are_seeded_and_import_no_torch():
 
 @pytest.mark.parametrize("samplers", [1, 8, 64])
 def test_the_plan_outlasts_the_measurement(samplers):
-    config = load(STANDINS, throughput.overrides(samplers, 1.0, 120.0, 8))
+    config = load(STANDINS, throughput.overrides(samplers, 1.0, 120.0, 8, 64))
     assert config.sampler.num_actors == samplers and config.scorer.num_actors == max(1, samplers // 4)
     tickets = config.stages[0].tickets * config.stages[0].generations
-    assert min(tickets, config.loop.segment_slots) >= samplers * 240
+    assert min(tickets, config.loop.segment_slots) >= samplers * (240 + 64)
+    assert config.stages[0].tickets == samplers * 64
 
 
 def test_the_share_of_the_ideal_is_hand_computed():
     cpu_s = {"SamplerStage": 9.12, "Buffer": 4.56, "raylet": 4.56}
-    steady = throughput.Steady(8, 1, 120.0, 912, 7, 0, 20.0, 30.0, 1.0, cpu_s)
+    steady = throughput.Steady(8, 1, 64, 120.0, 912, 912, 7, 0, 20.0, 30.0, 1.0, cpu_s)
     assert steady.share == pytest.approx(0.95)  # 912 of 8 * 120
     assert throughput.cpu_ms(steady) == "20 (10, 0, 0, 5, 0)"
 
@@ -67,6 +68,18 @@ def test_the_watch_reads_what_was_added_and_no_half_record(tmp_path):
     watch.read()
     when = watch.buffered[0]
     assert set(watch.published) == {1} and watch.tickets_between(when, when + 1) == 1
+    assert watch.slots_between(when, when + 1) == 1 and watch.slots_between(when + 1, when + 2) == 0
+
+
+def test_the_parts_of_a_resize_are_read_from_the_journal():
+    """Told at 100 s; the last of the old segment's tickets at 101.2, a segment at 103, samplers at 106 and 108.5."""
+    watch = Watch(None)
+    watch.scaled, watch.segments = [20.0, 100.0], {1: 5.0, 2: 22.0, 3: 103.0}
+    watch.buffered = {0: 99.0, 1: 100.5, 2: 101.2, 3: 107.0}
+    watch.started = {"sampler-1-a": 23.0, "sampler-2-b": 106.0, "scorer-3-c": 107.1, "sampler-4-d": 108.5}
+    assert scaling.parts(watch, 2) == pytest.approx((1.2, 1.8, 3.0, 2.5))
+    watch.buffered = {0: 99.0}  # nothing was under way
+    assert scaling.parts(watch, 2) == pytest.approx((0.0, 3.0, 3.0, 2.5))
 
 
 @pytest.mark.parametrize(
