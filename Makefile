@@ -9,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 LAION := .venv-laion
-# Tests must not reach a hub.
+# HF_HUB_OFFLINE=1 in the recipes: tests must not reach a hub.
 WITH_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SUITES := $(wildcard tests/unit tests/ray tests/e2e tests/gpu)
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -25,7 +25,7 @@ run: $(STAMP)  ## the loop; ARGS="..." goes to python -m rlloop.main
 test: $(STAMP)  ## the tests: those with Ray in one process, in turn, the units in another; ARGS="..." goes to pytest
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 -m "not long" $(SUITES) $(ARGS)
 
-test-long: $(STAMP)  ## the Ray tests that take minutes each and are in no other suite: sweeps, elastic trainers, the alarm, a copy
+test-long: $(STAMP)  ## the Ray tests that take minutes each and are in no other suite: sweeps, elastic trainers, the alarm, a copy, the longer ones of loop, stages, nodes and watchdog
 	@$(WITH_VENV) HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/ray $(ARGS)
 
 test-unit: $(STAMP)  ## the tests that start no Ray
@@ -43,7 +43,7 @@ bench: $(STAMP)  ## speed of the loop and its parts into bench/results.md (an ho
 bench-gpu: $(STAMP)  ## conformance and speed on one GPU into bench/results_gpu.md (eight minutes at most)
 	@$(WITH_VENV) $(PY) -m bench.gpu $(ARGS)
 
-bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (an hour); ARGS="--seeds 0 1"
+bench-default: $(STAMP)  ## the default run over five seeds into bench/default_run.md (half an hour); ARGS="--seeds 0 1"
 	@$(WITH_VENV) $(PY) bench/default_run.py $(ARGS)
 
 bench-sampling: $(STAMP)  ## batch, bfloat16, torch.compile and parts of FluxAudio-S into bench/results.md (20 minutes)
