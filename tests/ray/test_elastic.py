@@ -1,8 +1,8 @@
 """Nodes of trainer workers are taken away and return: a notice leads to a checkpoint, the group shrinks and grows."""
 
-import subprocess
-import sys
+import runpy
 import time
+from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -12,6 +12,7 @@ from tests.ray import runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 EVERY = 25
+drain = runpy.run_path(str(Path(__file__).parents[2] / "cluster" / "notice.py"))["drain"]
 GRACE_S = 30.0  # the shortest that a cloud gives; AWS gives two minutes
 ELASTIC = (
     "loop.max_staleness=0", "stages.0.generations=1", "stages.0.phases.0.updates=2000",
@@ -48,16 +49,9 @@ def wait_for(driver, run_dir, digest, ranks, condition):
         time.sleep(0.3)
 
 
-def announce_preemption(cluster, node):
-    """What a cloud's notice becomes: the node is drained, and gone in two minutes."""
-    subprocess.run(
-        [
-            sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address, "--node-id",
-            node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
-            "--deadline-remaining-seconds", "120",
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+def announce_preemption(node):
+    """What cluster/notice.py makes of a cloud's notice: the node is drained, and gone in two minutes."""
+    drain(node.node_id, 120.0)
 
 
 def test_trainer_workers_shrink_and_grow_and_a_notice_makes_a_checkpoint(cluster, tmp_path):
@@ -66,7 +60,7 @@ def test_trainer_workers_shrink_and_grow_and_a_notice_makes_a_checkpoint(cluster
     second = add_trainer(cluster)
     driver = runs.start(run_dir, *ELASTIC)
     step = wait_for(driver, run_dir, digest, 2, lambda step: step >= EVERY)
-    announce_preemption(cluster, second)
+    announce_preemption(second)
     announced = time.monotonic()
     noticed = wait_for(driver, run_dir, digest, 2, lambda found: found > step and found % EVERY)
     assert time.monotonic() - announced < GRACE_S

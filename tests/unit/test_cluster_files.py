@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def test_every_provider_mounts_with_the_version_that_its_share_speaks(name, vers
         command = next(command for command in commands if "setup.sh" in command)
         (tmp_path / str(number)).mkdir()
         assert f"vers={version}" in mounted_with(tmp_path / str(number), command)
+
+
+@pytest.mark.parametrize(("name", "cloud"), [("gpu", "aws"), ("gpu-gcp", "gcp")])
+def test_workers_listen_for_their_own_cloud_once_ray_runs(name, cloud):
+    *_, start, listen = read(name)["worker_start_ray_commands"]
+    assert "ray start" in start and f"~/rlloop/cluster/notice.py {cloud} <" in listen
+    assert subprocess.run(["bash", "-n", "-c", listen]).returncode == 0
+    assert subprocess.run([sys.executable, CLUSTER / "notice.py", cloud, "--help"], capture_output=True).returncode == 0
 
 
 def test_the_twins_have_one_shape():

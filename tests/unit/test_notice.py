@@ -1,0 +1,111 @@
+"""A cloud's notice becomes a drain of the node: cluster/notice.py against a metadata service on loopback."""
+
+import importlib.util
+import json
+import os
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+NOTICE = Path(__file__).parents[2] / "cluster" / "notice.py"
+NODE = "6908f025837c343fe993238780bf7d6cbf8beb3fe0e2bf8d49edf88a"
+spec = importlib.util.spec_from_file_location("notice", NOTICE)
+notice = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(notice)
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """Answers as the clouds do: AWS wants a token that was asked for by PUT, Google its header."""
+
+    answers: dict[str, str]
+    statuses: list[int]
+
+    def do_PUT(self):
+        self.answer("secret" if self.headers["X-aws-ec2-metadata-token-ttl-seconds"] else None)
+
+    def do_GET(self):
+        allowed = "secret" in self.headers.values() or self.headers["Metadata-Flavor"] == "Google"
+        self.answer(self.answers.get(self.path) if allowed else "", 200 if allowed else 401)
+
+    def answer(self, text, status=200):
+        own = 404 if text is None else status
+        self.send_response(self.statuses.pop(0) if self.statuses else own)
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def service():
+    """Base address, what it answers by path, and statuses that its next answers have instead of their own."""
+    handler = type("Handler", (Metadata,), {"answers": {}, "statuses": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler.answers, handler.statuses
+    server.shutdown()
+    server.server_close()
+
+
+def in_seconds(seconds):
+    when = datetime.now(UTC) + timedelta(seconds=seconds)
+    return json.dumps({"action": "terminate", "time": when.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+
+def test_aws_says_when_google_says_that(service):
+    base, answers, _ = service
+    assert notice.aws_grace_s(base) is None and notice.gcp_grace_s(base) is None
+    answers["/meta-data/spot/instance-action"], answers["/instance/preempted"] = in_seconds(120), "FALSE"
+    assert notice.aws_grace_s(base) == pytest.approx(119, abs=2) and notice.gcp_grace_s(base) is None
+    answers["/meta-data/spot/instance-action"], answers["/instance/preempted"] = in_seconds(-9), "TRUE\n"
+    assert notice.aws_grace_s(base) == 0.0 and notice.gcp_grace_s(base) == 30.0
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_a_notice_drains_this_node_also_after_failures(cloud, service, tmp_path, monkeypatch, capsys):
+    """The service fails twice and `ray` once; nothing is drained before there is a notice."""
+    base, answers, statuses = service
+    notes = tmp_path / "notes"
+    notes.touch()
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/bash\necho "$@" >> {notes}\n[ $(wc -l < {notes}) -gt 1 ]\n')
+    ray.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(notice, "node_id", lambda: NODE)
+    statuses += [500, 500]
+    watcher = threading.Thread(target=notice.watch, args=(cloud, base, 0.05), daemon=True)
+    watcher.start()
+    time.sleep(0.5)
+    assert watcher.is_alive() and not notes.read_text() and not statuses
+    answers["/meta-data/spot/instance-action"], answers["/instance/preempted"] = in_seconds(100), "TRUE"
+    watcher.join(timeout=30)
+    assert not watcher.is_alive()
+    first, second = notes.read_text().splitlines()
+    wanted = (
+        f"drain-node --node-id {NODE} --reason DRAIN_NODE_REASON_PREEMPTION --reason-message the cloud takes it back "
+        r"--deadline-remaining-seconds (\d+)"
+    )
+    left_s = int(re.fullmatch(wanted, second)[1])
+    assert re.fullmatch(wanted, first) and (left_s == 30 if cloud == "gcp" else 80 < left_s <= 100)
+    said = capsys.readouterr().out
+    assert said.count("HTTP Error 500") == 1 and f"node {NODE} is drained" in said
+
+
+def process(name, *words):
+    return SimpleNamespace(info={"name": name, "cmdline": list(words)})
+
+
+def test_the_node_is_that_of_the_raylet(monkeypatch):
+    running = [process("python", "--node_id=aa"), process("raylet", "/ray/raylet", f"--node_id={NODE}", "--x=1")]
+    monkeypatch.setattr(notice.psutil, "process_iter", lambda _: iter(running))
+    assert notice.node_id() == NODE
+    running.pop()
+    with pytest.raises(LookupError, match="no raylet"):
+        notice.node_id()
