@@ -7,7 +7,8 @@ Parts: conformance (golden cases on the CPU, then the card against the CPU in fl
 batch, plain and compiled, scoring, and a short run of configs/one_gpu.yaml. Weights are drawn, of the published sizes:
 neither speed nor rounding depends on training. Each part leaves later ones their time; a row for which it does not
 suffice is left out, and says so, and one that breaks (memory) costs itself. Without a card it refuses: these sizes
-would take hours. On the CPU the parts run with tiny ones, in tests/unit/test_bench_gpu.py.
+would take hours. On the CPU the parts run with tiny ones, in tests/unit/test_bench_gpu.py, and what the run's roles do
+in test_gpu_stack.py.
 """
 
 from __future__ import annotations
@@ -293,24 +294,27 @@ def one_gpu(card: Card) -> str:
     if time_s < 90:
         return f"Left out: {card.left():.0f} s of the time are left."
     run_dir = Path(tempfile.mkdtemp(prefix="rlloop-one-gpu-")) / "run"
+    preset = str(REPOSITORY / "configs" / "one_gpu.yaml")
+    began = time.monotonic()
+    problem = problem_of([sys.executable, "-m", "rlloop.main", "--config", preset, *run_overrides(run_dir)], time_s)
+    return problem or outcome(card, run_dir, time.monotonic() - began)
+
+
+def run_overrides(run_dir: Path) -> list[str]:
+    """What the short run sets over its preset: drawn models, two small generations, little to evaluate."""
     rewards = [{"name": name, "target": f"bench.gpu_stack:{name}"} for name in ("tunejury", "clap_score")]
-    overrides = [
+    return [
         "generator.target=bench.gpu_stack:generator", "generator.options={}", "generator.dtype=bfloat16",
         f"scorer.rewards={json.dumps(rewards)}", "stages.0.generations=2", "stages.0.tickets=8",
         "stages.0.phases=[{updates: 4, learning_rate: 1.0e-5, batch_size: 4, micro_batch_size: 4}]",
         "stages.0.selection.top_fraction=0.25", "stages.0.selection.min_examples=1", "evaluation.num_prompts=2",
         "evaluation.seeds_per_prompt=1", "evaluation.in_between=false", f"run_dir={run_dir}",
     ]  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "rlloop.main",
-        "--config",
-        str(REPOSITORY / "configs" / "one_gpu.yaml"),
-        *overrides,
-    ]
+
+
+def problem_of(command: Sequence[str], time_s: float) -> str:
+    """Runs a command of this repository to its end; '' or what went wrong, with its last words."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-    began = time.monotonic()
     try:
         found = subprocess.run(
             command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=time_s, check=False
@@ -320,9 +324,14 @@ def one_gpu(card: Card) -> str:
         return f"Not done within {time_s:.0f} s; it said last: `{' '.join(said.decode(errors='replace').split())}`"
     if found.returncode:
         return f"**Failed** with status {found.returncode}: `{' '.join((found.stdout + found.stderr).split())[-600:]}`"
+    return ""
+
+
+def outcome(card: Card, run_dir: Path, seconds: float) -> str:
+    """What a run that took so many seconds says in its summary, and what its journal tells."""
     summary = json.loads((run_dir / "summary.json").read_text())
     kept = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-    return f"Done in {time.monotonic() - began:.0f} s: `{json.dumps(kept)}`\n\n{figures(card, run_dir)}"
+    return f"Done in {seconds:.0f} s: `{json.dumps(kept)}`\n\n{figures(card, run_dir)}"
 
 
 def figures(card: Card, run_dir: Path) -> str:

@@ -1,13 +1,21 @@
 """The GPU bench on the CPU with tiny sizes: every part runs, fills its table, and what breaks costs its own part."""
 
+import json
 import re
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from actors import startup
 from bench import gpu
+from rlloop.config import load
+from rlloop.loop import records as r
+from rlloop.loop.journal import encode
 from rlloop.rewards.base import Score
 from tests.unit.test_bench import MODE
 
@@ -38,7 +46,8 @@ def test_every_part_fills_its_table(tmp_path):
     assert re.search(r"solver steps in bfloat16 on the card .* \| pass \|", text)
     assert len(re.findall(r"^\| (?:float32|TF32|bfloat16), (?:plain|compiled) \| \d \| [\d.]+ \|", text, re.M)) == 10
     assert len(re.findall(r"^\| \w+, \w+ \| 2 \|(?: [\d.]+ \|){3} +\| (?:launches|arithmetic)", text, re.M)) == 5
-    assert re.search(r"^\| level \|( [\d.]+ \|){2} \*\*[\d.]+\*\* \|.*\| (launches|arithmetic).*\|$", text, re.M)
+    # the time that making the clips takes is taken off, and on a busy machine it may be more than all
+    assert re.search(r"^\| level \|( -?[\d.]+ \|){2} \*\*-?[\d.]+\*\* \|.*\| (launches|arithmetic).*\|$", text, re.M)
     assert "Left out: no card." in text
 
 
@@ -82,21 +91,64 @@ def test_parts_leave_later_ones_their_time(tmp_path, monkeypatch):
     assert seen == {"conformance": 655.0, "sampling": 805.0, "scoring": 850.0, "one_gpu": 1000.0}
 
 
-def test_the_run_is_told_from_its_journal(tmp_path, monkeypatch):
-    """Two tickets of four clips, leased from 10 s on, back by 20 s; the sampler worked 8 s of these, the scorer 1."""
-    from actors import startup
-    from rlloop.config import load
-    from rlloop.loop import records as r
-    from rlloop.loop.journal import Journal
-
-    startup.store_config(tmp_path, load("mini", ["sampler.num_actors=1", "scorer.num_actors=1"]))
-    (tmp_path / "journal").mkdir()
+def hand_made_run(folder, overrides):
+    """Two tickets of four clips, leased from 10 s on, committed by 20 s; of one that failed later nothing counts."""
+    startup.store_config(folder, load("one_gpu", [*gpu.run_overrides(folder), *overrides]))
     clips = tuple(r.RolloutRecord(n, n, {}) for n in range(4))
-    told = [(r.Leased(0, 0, 1, 0), 10.0), (r.Leased(1, 0, 1, 1), 11.0)]
+    told = [(r.EpochBegan(1), 1.0), (r.Leased(0, 0, 1, 0), 10.0), (r.Leased(1, 0, 1, 1), 11.0)]
     told += [(r.Buffered(n, 0, clips, 1, {"sampler": 4.0, "scorer": 0.5}), when) for n, when in ((0, 15.0), (1, 20.0))]
-    monkeypatch.setattr(Journal, "read", lambda journal: iter(told))
-    found = gpu.figures(card(), tmp_path).splitlines()[-1]
-    assert found.startswith("| 8 | 10.0 | 0.80 | ") and found.endswith("| sampler 20%, scorer 90% |")
+    told += [(r.Leased(2, 0, 1, 2), 21.0), (r.Failed(2, "died"), 30.0)]
+    (folder / "journal").mkdir()
+    lines = [encode({**r.to_json(record, when), "synced": 0}) for record, when in told]
+    (folder / "journal" / "journal.log").write_bytes(b"".join(lines))
+    shown = {"status": "finished", "reward_gain": 0.5, "policy_versions": 2}
+    (folder / "summary.json").write_text(json.dumps({**shown, "ci_low": None, "alarms": [], "scores": {}}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "share", "idle"),
+    [
+        ([], "0.5%", "sampler 20%, scorer 90%"),  # 5 of an H100's 989 TFLOP/s
+        (["sampler.num_actors=2", "generator.dtype=float32"], "1.0%", "sampler 60%, scorer 90%"),  # of 495, TF32
+        (["generator.dtype=float32", "generator.tf32=false"], "7.5%", "sampler 20%, scorer 90%"),  # of 67
+    ],
+)
+def test_the_run_is_told_from_its_summary_and_its_journal(tmp_path, monkeypatch, overrides, share, idle):
+    hand_made_run(tmp_path, overrides)
+    monkeypatch.setattr(gpu.Card, "name", "NVIDIA H100 80GB HBM3")
+    made = card()
+    made.__dict__["step_flops"] = 0.25e12  # 8 clips of 25 steps in 10 s: 5 TFLOP/s
+    said, _, head, _, row = gpu.outcome(made, tmp_path, 41.6).splitlines()
+    assert said == 'Done in 42 s: `{"status": "finished", "reward_gain": 0.5, "policy_versions": 2}`'
+    assert row == f"| 8 | 10.0 | 0.80 | 5.00 | {share} | {idle} |" and head.count("|") == row.count("|")
+
+
+@pytest.mark.parametrize(
+    ("script", "time_s", "said"),
+    [
+        ("echo fine", 60, ""),
+        ("echo it wants; echo 0.4 cards >&2; exit 3", 60, "**Failed** with status 3: `it wants 0.4 cards`"),
+        ("echo loading; exec sleep 60", 1, "Not done within 1 s; it said last: `loading`"),
+        ('test "$PYTHONPATH" = "$PWD" && test -f bench/gpu.py', 60, ""),
+    ],
+)
+def test_a_run_that_fails_or_takes_too_long_says_its_last_words(monkeypatch, script, time_s, said):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert gpu.problem_of(["sh", "-c", script], time_s) == said
+
+
+def test_the_run_is_one_of_the_preset_and_begins_only_where_there_is_time(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "problem_of", lambda *given: asked.append(given) or "as far as this")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ample, late = card(), card(deadline=time.monotonic() + 89)
+    ample.device = late.device = torch.device("cuda")
+    assert gpu.one_gpu(ample) == "as far as this"
+    assert re.fullmatch(r"Left out: 8\d s of the time are left\.", gpu.one_gpu(late))
+    (((*program, preset), overrides, time_s),) = [(command[:5], command[5:], limit) for command, limit in asked]
+    assert program == [sys.executable, "-m", "rlloop.main", "--config"] and time_s == 150
+    config = load(preset, overrides)
+    assert Path(config.run_dir).parent.parent == tmp_path and overrides == gpu.run_overrides(config.run_dir)
 
 
 def test_without_a_card_it_refuses_in_a_line(tmp_path, monkeypatch):
