@@ -7,59 +7,32 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
-import yaml
 
 from actors.cluster import possible_nodes
 from actors.scaling import how_to_go_on
 from rlloop.config import PRESETS, load
-from rlloop.recipes.doctor import GIB, SHM_MOST, SHM_SHARE, weights_of_steps
+from rlloop.recipes.doctor import weights_of_steps
 from rlloop.resources import Nodes, check_nodes, node_types, resources, rows_on
+from tests.unit.cluster_files import (
+    CLOUDS,
+    CLUSTER,
+    REPOSITORY,
+    TYPES,
+    environment,
+    node_groups,
+    prepared,
+    read,
+    weights_of,
+)
 
-REPOSITORY = Path(__file__).parents[2]
-CLUSTER = REPOSITORY / "cluster"
-CLOUDS = ("gpu", "gpu-gcp")
-TYPES = {"head", "sampler", "reward", "trainer"}
 PLACED = [path.stem for path in sorted(PRESETS.glob("*.yaml")) if node_types(load(path))]
 OFFICIAL = ("fluxaudio_s_44k_gclef", "vae_44k", "bigvgan_v2_44k")
 
 
-def read(name):
-    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
-
-
-def prepared(name):
-    """As `ray up` sees it, defaults filled in; refused where Ray would refuse it."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(read(name))
-    validate_config(config)
-    return config
-
-
-def kuberay():
-    """(documents, what Ray's autoscaler makes of the RayCluster)."""
-    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-
-    documents = list(yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text()))
-    cluster = next(d for d in documents if d["kind"] == "RayCluster")
-    cluster["metadata"]["namespace"] = "default"
-    return documents, _derive_autoscaling_config_from_ray_cr(cluster)
-
-
 def test_a_preset_names_node_types():
     assert "cluster" in PLACED
-
-
-def node_groups(name):
-    """type -> (CPUs, GPUs, most nodes, node type)."""
-    config = kuberay()[1] if name == "kuberay" else prepared(name)
-    return {
-        node: (each["resources"].get("CPU"), each["resources"].get("GPU", 0), max(1, each["max_workers"]), each)
-        for node, each in config["available_node_types"].items()
-    }
 
 
 @pytest.mark.parametrize("name", [*CLOUDS, "gpu-onprem"])
@@ -228,18 +201,6 @@ def test_node8_fits_eight_gpus_and_one_gpu_one():
         assert check_nodes(resources(config), [Nodes(1, 32, gpus - 1)]) is not None
 
 
-def environment(**given):
-    """What cluster/env.sh exports, read by bash itself."""
-    script = f"source {CLUSTER / 'env.sh'} && env -0"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={"HOME": "/home/me", "PATH": os.environ["PATH"], **given},
-        capture_output=True,
-        check=True,
-    )
-    return dict(line.split("=", 1) for line in done.stdout.decode().split("\0") if "=" in line)
-
-
 def test_the_environment_of_a_node():
     found = environment()
     assert found["RLLOOP_RUNS"] == "/mnt/rlloop/runs" and found["RAY_AUTH_MODE"] == "token"
@@ -248,14 +209,6 @@ def test_the_environment_of_a_node():
     assert environment(RLLOOP_MOUNT="/data")["RLLOOP_RUNS"] == "/data/runs"
     features = load("cluster").generator.options["prompts"]
     assert features.startswith(found["RLLOOP_MOUNT"] + "/")
-
-
-def weights_of(node):
-    """Names that cluster/setup.sh fetches on a type of node: its own case statement, run by bash."""
-    text = (CLUSTER / "setup.sh").read_text()
-    rule = text[text.index("generator=") : text.index("# shellcheck")]
-    done = subprocess.run(["bash", "-c", f"node={node}\n{rule}\necho $weights"], capture_output=True, text=True)
-    return done.returncode, set(done.stdout.split())
 
 
 def test_a_node_fetches_what_its_roles_load():
@@ -286,89 +239,6 @@ def test_every_machine_of_the_on_premise_file_has_a_type():
     found = [node_of(address) for address in read("gpu-onprem")["provider"]["worker_ips"]]
     assert set(found) == TYPES - {"head"}
     assert node_of("10.9.9.9") is None
-
-
-def test_the_manifest_has_the_fields_of_the_resource():
-    """Names as in KubeRay's ray.io/v1 types: HeadGroupSpec, WorkerGroupSpec, AutoscalerOptions."""
-    documents, _ = kuberay()
-    claim, cluster = documents
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    spec = cluster["spec"]
-    assert cluster["apiVersion"] == "ray.io/v1" and spec["authOptions"] == {"mode": "token"}
-    assert set(spec) <= {
-        "rayVersion",
-        "authOptions",
-        "enableInTreeAutoscaling",
-        "autoscalerOptions",
-        "headGroupSpec",
-        "workerGroupSpecs",
-    }
-    assert set(spec["autoscalerOptions"]) == {"version", "idleTimeoutSeconds"}
-    assert set(spec["headGroupSpec"]) == {"serviceType", "rayStartParams", "labels", "template"}
-    worker = {
-        "groupName",
-        "replicas",
-        "minReplicas",
-        "maxReplicas",
-        "idleTimeoutSeconds",
-        "rayStartParams",
-        "labels",
-        "template",
-    }
-    assert all(set(group) == worker for group in spec["workerGroupSpecs"])
-    assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        check_pod(
-            group["template"]["spec"], group["labels"]["node"], claim["metadata"]["name"], group["rayStartParams"]
-        )
-
-
-def check_pod(pod, node, claim, params):
-    """One container that Ray runs in, one that fetches; mounts are volumes; the environment is cluster/env.sh's."""
-    (container,), (fetch,) = pod["containers"], pod["initContainers"]
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    for each in (container, fetch):
-        assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
-        assert each["image"] == container["image"]
-    memory, shm = (
-        int(size.removesuffix("Gi")) * GIB
-        for size in (container["resources"]["limits"]["memory"], volumes["shm"]["emptyDir"]["sizeLimit"])
-    )
-    assert shm >= min(SHM_SHARE * memory, SHM_MOST), "Ray's object store would go to the disk"
-    assert volumes["share"]["persistentVolumeClaim"]["claimName"] == claim
-    assert all(isinstance(value, str) for value in params.values()), "rayStartParams are strings"
-    assert json.loads(json.loads(params["resources"])) == {node: 1}
-    assert float(params["num-cpus"]) == float(container["resources"]["limits"]["cpu"])
-    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (node != "head")
-    assert fetch["command"] == ["rlloop", "weights", "fetch"] and set(fetch["args"]) == weights_of(node)[1]
-    values = {variable["name"]: variable.get("value") for variable in container["env"]}
-    expected = environment()
-    for name in (
-        "RLLOOP_RUNS",
-        "RAY_JOB_STOP_SIGNAL",
-        "RAY_JOB_STOP_WAIT_TIME_S",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
-    ):
-        assert values[name] == expected[name]
-
-
-def test_the_ray_of_the_manifest_is_the_one_that_is_installed():
-    import ray
-
-    assert kuberay()[0][1]["spec"]["rayVersion"] == ray.__version__
-
-
-def test_the_image_holds_what_the_package_needs():
-    copied = [
-        line.split()[1:-1] for line in (CLUSTER / "Dockerfile").read_text().splitlines() if line.startswith("COPY")
-    ]
-    assert {name for names in copied for name in names} == {
-        "pyproject.toml",
-        "README.md",
-        "rlloop",
-        "actors",
-        "configs",
-    }
 
 
 def test_what_a_job_uploads_is_small_and_without_runs(tmp_path):
