@@ -15,10 +15,11 @@ class Copier:
     """Life: started -> copying every `loop.copy_every_s` -> finished. Without a copy it does nothing.
 
     A store that does not answer costs the copy's age; a later start that writes the copy ends this one (`problem`).
+    `hangs`: the last copy still waits for the store, and so would the end of the process, inside the store's client.
     """
 
     def __init__(self, session: Session, copy: RunCopy | None) -> None:
-        self.session, self.copy, self.problem = session, copy, ""
+        self.session, self.copy, self.problem, self.hangs = session, copy, "", False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         if copy is not None:
@@ -55,5 +56,7 @@ class Copier:
         thread = threading.Thread(target=last, name="last copy", daemon=True)
         thread.start()
         thread.join(limit)
-        found[0] = found[0] if not thread.is_alive() else f"the driver waits for {self.copy.uri} since {limit:.0f} s"
-        return found[0] and f"the copy lacks the end of the run: {found[0]}; repeat the command to copy it"
+        self.hangs = thread.is_alive()
+        lacks = f"the driver waits for {self.copy.uri} since {limit:.0f} s" if self.hangs else found[0]
+        repeat = "" if self.problem else "; repeat the command to copy it"
+        return lacks and f"the copy lacks the end of the run: {lacks}{repeat}"

@@ -17,10 +17,13 @@ from rlloop.resources import check_nodes, rows_on
 NODE_S = 300.0  # a node's first task sets up its environment and imports torch
 
 
-def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
+def cluster_facts(config: Config, run_dir: Path, is_usable: bool = True) -> tuple[list[Facts], Facts]:
     """Facts of all nodes that are up, and those of this one, which comes first. Needs a connected Ray.
 
     A node that gives no answer has facts that say so and nothing else.
+
+    Args:
+        is_usable: whether something can be written to `run_dir`, so that the others can be asked whether they see it.
     """
     import ray
 
@@ -29,7 +32,7 @@ def cluster_facts(config: Config, run_dir: Path) -> tuple[list[Facts], Facts]:
     types = {node["NodeID"]: as_nodes(1, node["Resources"]).types for node in nodes}
     names = {node: weights_of_node(config, types[node], node == here) for node in types}
     failed: dict[str, str] = {}
-    blind = set(nodes_without(run_dir, NODE_S, failed))
+    blind = set(nodes_without(run_dir, NODE_S, failed)) if is_usable else set()
     asked = [node for node in nodes if node_name(node) not in failed]
     gathered = on_nodes(gather_here, asked, names, str(run_dir), timeout_s=NODE_S, failed=failed)
     apart = unreached([node for node in asked if node_name(node) in gathered], NODE_S)

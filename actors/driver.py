@@ -83,7 +83,7 @@ def _run(config: Config, path: Path, copy: RunCopy | None) -> tuple[int, bool]:
         print_summary(summary)
         if lacks := copier.finish():
             print(f"rlloop: {lacks}", file=sys.stderr)
-        return outcome.exit_status or int(bool(lacks)), outcome.hangs
+        return outcome.exit_status or int(bool(lacks)), outcome.hangs or copier.hangs
     except KeyboardInterrupt:
         print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
         return INTERRUPTED[signal.SIGINT], False

@@ -252,6 +252,7 @@ def write_version_zero(run_dir: Path, config: Config, arrays: dict[str, np.ndarr
     if arrays is None:
         return
     path = checkpoints.folder(run_dir, 0)
+    shutil.rmtree(path, ignore_errors=True)  # of a start that was killed here: its marker would list what is left
     checkpoints.write_arrays(path / checkpoints.WEIGHTS, arrays)
     checkpoints.write_marker(
         path, version=0, step=0, stage=0, digest=config.digest(), world_size=0,

@@ -246,10 +246,10 @@ def num_snapshots(config: Config) -> int:
 
 
 def num_checkpoints(config: Config) -> int:
-    """The newest ones, every stage's first and last, version 0, the best and the one that is being evaluated; where a
-    rollback may name any version, all."""
+    """The newest ones, the version that the oldest of these goes on from, every stage's first and last, version 0, the
+    best and the one that is being evaluated; where a rollback may name any version, all."""
     alarm, stages = config.evaluation.alarm, config.stages
-    versions = min(3 + 2 * len(stages), 1 + sum(stage.generations for stage in stages))
+    versions = min(4 + 2 * len(stages), 1 + sum(stage.generations for stage in stages))
     if alarm.action == "rollback" and config.evaluation.in_between:
         versions = max(versions, 1 + sum(stage.generations for stage in stages))
     return config.trainer.keep_checkpoints + versions

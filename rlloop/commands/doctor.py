@@ -34,7 +34,7 @@ def run(
 
     Example: rlloop doctor --config one_gpu
 
-    ray job submit -- rlloop doctor --config cluster prompts=/mnt/rlloop/prompts.txt
+    ray job submit -- rlloop doctor --config cluster prompts=FILE heldout_prompts=FILE
     """
     from rlloop.config import find_preset, load
     from rlloop.preflight import choose_run_dir, on_cluster, working_dir
@@ -161,9 +161,7 @@ def look_at_cluster(config: Config, run_dir: Path) -> list[Finding]:
 
     start_ray()
     place = run_dir_finding(config, run_dir)
-    if place.level == "fail":
-        return [place, placement(config)]
-    nodes, driver = cluster_facts(config, run_dir)
+    nodes, driver = cluster_facts(config, run_dir, is_usable=place.level == "ok")
     return [*examine(config, nodes, driver, is_cluster=True), place, placement(config)]
 
 

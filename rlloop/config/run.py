@@ -70,7 +70,8 @@ class Alarm(Section):
 
     judges: list[str] | None = Field(
         None,
-        description="evaluation.scores that no stage ranks by or trains with, or frechet_mini; null: all there are",
+        description="evaluation.scores that no stage ranks by or trains with, or frechet_mini, or fad_clap with "
+        "fad_reference; null: all there are",
     )
     action: Literal["warn", "stop", "rollback"] = Field(
         "warn", description="stop ends the run; rollback also names the version that the judge liked best its result"
@@ -94,7 +95,9 @@ class Evaluation(Role):
     )
     in_between: bool = Field(True, description="also evaluate versions between the required ones when free")
     fad_reference: str | None = Field(
-        None, description="FAD-CLAP from these: an entry of `rlloop evaluate --reference FOLDER --embedding clap`"
+        None,
+        description="FAD-CLAP from this: a file that `rlloop evaluate CLIPS --reference FOLDER --embedding clap` "
+        "leaves in its --cache",
     )
     audio_clips: int = Field(4, ge=0, description="held-out prompts whose audio is kept at every evaluation")
     alarm: Alarm = Field(default_factory=Alarm, description="of held-out judges")

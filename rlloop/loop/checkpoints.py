@@ -303,7 +303,8 @@ def _own_shapes(run_dir: Path) -> dict[str, tuple[int, ...]] | None:
 
 
 def prune(run_dir: Path, keep: int, keep_versions: set[int], marked: Path | None = None) -> list[Path]:
-    """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`. Marker goes first.
+    """Removes marked checkpoints beyond the newest `keep`, but never step 0 of `keep_versions`, nor of a version that a
+    kept one goes on from, which would be refused without it. Marker goes first.
 
     Folders before the newest marked one that never got their marker go too.
 
@@ -314,8 +315,9 @@ def prune(run_dir: Path, keep: int, keep_versions: set[int], marked: Path | None
     found = sorted((run_dir / "checkpoints").glob("v*-s*"))
     found = [path for path in found if marked is None or path <= marked]
     paths = [p for p in found if (p / MARKER).exists()]
-    kept = {folder(run_dir, version) for version in keep_versions}
-    removed = [path for path in paths[:-keep] if path not in kept]
+    kept = {folder(run_dir, version).name for version in keep_versions}
+    kept |= {f"{path.name.partition('-')[0]}-s000000" for path in paths[-keep:]}
+    removed = [path for path in paths[:-keep] if path.name not in kept]
     removed += [path for path in found if path not in paths and path < paths[-1]] if paths else []
     for path in removed:
         (path / MARKER).unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from rlloop.loop.journal import Cut, take_cut
 MANIFEST, FILES, JOURNAL = "manifest.json", "files", "journal/journal.log"
 LEFT_OUT = {"driver.lock", "lock", "ray.json", "ray_train", "stacks"}  # of this start and its machine
 TRIES, CHUNK = 5, 1 << 22
+GCS_LIMIT = "retry_limit_seconds=60"  # Google's client asks a store that does not answer for a quarter of an hour
 
 
 class Changed(Exception):
@@ -212,6 +213,8 @@ def open_store(uri: str) -> tuple[fs.FileSystem, str]:
     parts = urlsplit(uri)
     if parts.username or parts.password or "secret" in parts.query:
         raise ValueError("run_dir has credentials in it; leave them out, they are taken from the environment")
+    if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parts.query:
+        uri += f"{'&' if parts.query else '?'}{GCS_LIMIT}"
     try:
         store, root = fs.FileSystem.from_uri(uri)
     except ValueError as error:
@@ -224,11 +227,16 @@ def names(folder: Path) -> Iterator[str]:
     for path in files_of(folder):
         name = str(path.relative_to(folder))
         parts = name.split("/")
-        if LEFT_OUT.intersection(parts) or path.suffix == ".tmp" or name == JOURNAL:
+        if LEFT_OUT.intersection(parts) or is_scratch(path.name) or name == JOURNAL:
             continue
         if parts[0] == "checkpoints" and not (folder / parts[0] / parts[1] / checkpoints.MARKER).exists():
             continue
         yield name
+
+
+def is_scratch(name: str) -> bool:
+    """Ours end in .tmp, safetensors' begin with it; a process that was killed leaves them."""
+    return name.endswith(".tmp") or name.startswith(".tmp")
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -101,14 +101,24 @@ def test_what_has_no_place_is_refused_before_anything_starts(cluster, tmp_path):
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["driver.lock"]
 
 
-def test_the_doctor_looks_at_every_node(cluster, tmp_path):
+def examined(run_dir):
+    """(status, findings) of the doctor's command."""
     command = [sys.executable, "-m", "rlloop.commands.main", "doctor", "--config", str(runs.FAKE), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(runs.REPOSITORY)}
     done = subprocess.run(
-        [*command, f"run_dir={tmp_path / 'run'}"], cwd=runs.REPOSITORY, env=environment, capture_output=True, text=True
+        [*command, f"run_dir={run_dir}"], cwd=runs.REPOSITORY, env=environment, capture_output=True, text=True
     )
-    found = json.loads(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_doctor_looks_at_every_node_also_without_a_run_directory(cluster, tmp_path):
+    (tmp_path / "file").touch()
+    status, found = examined(tmp_path / "file" / "run")
+    assert status == 1 and {finding["check"] for finding in found if finding["level"] == "fail"} == {"run_dir"}
+    assert len({finding["node"] for finding in found if finding["check"] == "torch"}) == 4
+    status, found = examined(tmp_path / "run")
+    assert status == 0, found
     assert len({finding["node"] for finding in found if finding["check"] == "torch"}) == 4
     (nodes,) = (finding["found"] for finding in found if finding["check"] == "nodes")
     assert nodes == "4, of the types head, reward, sampler, trainer"

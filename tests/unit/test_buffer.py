@@ -239,9 +239,12 @@ def test_two_drivers_cannot_hold_one_run_directory(tmp_path):
 
 def test_version_zero_is_written_once_and_a_damaged_one_is_not_overwritten(tmp_path):
     config = load(FAKE)
+    left = tmp_path / "checkpoints" / "v000000-s000000" / ".tmpA0HrDj"  # of a start that was killed as it wrote it
+    left.parent.mkdir(parents=True)
+    left.touch()
     startup.write_version_zero(tmp_path, config, startup.version_zero(tmp_path, config))
     path, marker = newest(tmp_path, config.digest())
-    assert (marker.version, marker.step) == (0, 0)
+    assert (marker.version, marker.step) == (0, 0) and set(marker.files) == {"weights.safetensors"}
     assert startup.version_zero(tmp_path, config) is None
     weights = path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-2])

@@ -11,7 +11,7 @@ OF_RAY = {"get", "wait"}
 OF_THREADS = {"result", "join", "wait", "get"}  # a future's; a thread's; an event's or process's; a queue's
 ALLOWED = {
     "actors/copier.py Copier.finish.last: self._thread.join()": "in a thread that `finish` waits for with a deadline",
-    "actors/jobs/trials.py TrialProcess.cleanup: self.process.wait()": "Tune ends an actor whose cleanup takes long",
+    "actors/jobs/trials.py TrialProcess.cleanup: self.process.wait()": "Tune bounds an actor's cleanup",
     "actors/learner.py ahead: now.result()": "a batch that this process makes; loop.stall_timeout_s ends such a run",
     "actors/pump.py Commits._take: self._pending.popleft().result()": "Session.call, which has a deadline",
     "actors/reporter.py Reporter.heard: ray.get(self._answer)": "ray.wait has just said that the answer is there",
