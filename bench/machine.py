@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+CODE = (":/", ":(top,exclude)*.md", ":(top,exclude)*.jsonl")
+
 
 def describe() -> str:
     """`2026-11-22, AMD EPYC, 2 cores (load 1.3), commit abc1234`."""
@@ -22,11 +24,15 @@ def cpu() -> str:
 
 
 def commit() -> str:
-    """Short hash of the checked-out commit, with + where files differ from it; 'unknown' outside a checkout."""
+    """Short hash of the checked-out commit, with + where code differs from it; 'unknown' outside a checkout.
+
+    Words and results do not count: a bench that writes its section would mark the next one.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
         found = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
         return found.stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+    is_changed = git("status", "--porcelain", "-uno", "--", *CODE)
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if is_changed else "")
