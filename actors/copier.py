@@ -9,17 +9,18 @@ from actors.session import Session
 from rlloop.recipes.run_copy import RunCopy, Superseded
 
 log = logging.getLogger(__name__)
+IN_STORE = "copier, inside the store's client"
 
 
 class Copier:
     """Life: started -> copying every `loop.copy_every_s` -> finished. Without a copy it does nothing.
 
     A store that does not answer costs the copy's age; a later start that writes the copy ends this one (`problem`).
-    `hangs`: the last copy still waits for the store, and so would the end of the process, inside the store's client.
+    A thread that waits for the store is named IN_STORE: so would the end of the process, inside the store's client.
     """
 
     def __init__(self, session: Session, copy: RunCopy | None) -> None:
-        self.session, self.copy, self.problem, self.hangs = session, copy, "", False
+        self.session, self.copy, self.problem = session, copy, ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         if copy is not None:
@@ -34,12 +35,16 @@ class Copier:
     def _update(self) -> str:
         """Puts what is new; '' or why it could not be put."""
         assert self.copy is not None
+        thread = threading.current_thread()
+        name, thread.name = thread.name, IN_STORE
         try:
             self.copy.update(self.session.path, self.session.epoch, self.session.config.digest())
         except Superseded as error:
             self.problem = str(error)
         except (OSError, ValueError) as error:  # TimeoutError is an OSError, too
             return " ".join(str(error).split())[:300]
+        finally:
+            thread.name = name
         return ""
 
     def finish(self) -> str:
@@ -56,7 +61,6 @@ class Copier:
         thread = threading.Thread(target=last, name="last copy", daemon=True)
         thread.start()
         thread.join(limit)
-        self.hangs = thread.is_alive()
-        lacks = f"the driver waits for {self.copy.uri} since {limit:.0f} s" if self.hangs else found[0]
+        lacks = f"the driver waits for {self.copy.uri} since {limit:.0f} s" if thread.is_alive() else found[0]
         repeat = "" if self.problem else "; repeat the command to copy it"
         return lacks and f"the copy lacks the end of the run: {lacks}{repeat}"

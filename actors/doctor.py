@@ -17,13 +17,13 @@ from rlloop.resources import check_nodes, rows_on
 NODE_S = 300.0  # a node's first task sets up its environment and imports torch
 
 
-def cluster_facts(config: Config, run_dir: Path, is_usable: bool = True) -> tuple[list[Facts], Facts]:
+def cluster_facts(config: Config, run_dir: Path | None) -> tuple[list[Facts], Facts]:
     """Facts of all nodes that are up, and those of this one, which comes first. Needs a connected Ray.
 
     A node that gives no answer has facts that say so and nothing else.
 
     Args:
-        is_usable: whether something can be written to `run_dir`, so that the others can be asked whether they see it.
+        run_dir: None where nothing can be written to it, so that no other node can be asked whether it sees it.
     """
     import ray
 
@@ -32,9 +32,9 @@ def cluster_facts(config: Config, run_dir: Path, is_usable: bool = True) -> tupl
     types = {node["NodeID"]: as_nodes(1, node["Resources"]).types for node in nodes}
     names = {node: weights_of_node(config, types[node], node == here) for node in types}
     failed: dict[str, str] = {}
-    blind = set(nodes_without(run_dir, NODE_S, failed)) if is_usable else set()
+    blind = set(nodes_without(run_dir, NODE_S, failed)) if run_dir else None
     asked = [node for node in nodes if node_name(node) not in failed]
-    gathered = on_nodes(gather_here, asked, names, str(run_dir), timeout_s=NODE_S, failed=failed)
+    gathered = on_nodes(gather_here, asked, names, str(run_dir or ""), timeout_s=NODE_S, failed=failed)
     apart = unreached([node for node in asked if node_name(node) in gathered], NODE_S)
     there = [node for node in nodes if node_name(node) in {**gathered, **failed} and not is_gone(node)]
     found = [whole(node, gathered, types[node["NodeID"]], blind, failed) for node in there]
@@ -42,7 +42,7 @@ def cluster_facts(config: Config, run_dir: Path, is_usable: bool = True) -> tupl
     return found, found[0]
 
 
-def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: set[str], failed: dict) -> Facts:
+def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: set[str] | None, failed: dict) -> Facts:
     """The facts of a node, with what is seen from here: its types, its clock and whether it sees the run directory."""
     name = node_name(node)
     if name not in gathered:
@@ -52,7 +52,7 @@ def whole(node: dict, gathered: dict[str, Facts], types: frozenset[str], blind: 
         gathered[name],
         node=name,
         types=tuple(sorted(types)),
-        sees_run_dir=name not in blind,
+        sees_run_dir=None if blind is None else name not in blind,
         clock_offset_s=offset,
         clock_error_s=error,
     )
@@ -66,13 +66,13 @@ def weights_of_node(config: Config, types: frozenset[str], is_driver: bool) -> l
 
 
 def gather_here(names: dict[str, list[str]], run_dir: str) -> Facts:
-    """Facts of the node that this runs on; `names` of weights by node."""
+    """Facts of the node that this runs on; `names` of weights by node; `run_dir` may be ''."""
     import ray
 
     from rlloop.weights.catalogue import root
 
     mine = names[ray.get_runtime_context().get_node_id()]
-    return gather(mine, {"weights": str(root()), "run_dir": run_dir})
+    return gather(mine, {"weights": str(root())} | ({"run_dir": run_dir} if run_dir else {}))
 
 
 def clock_offset(node: dict) -> tuple[float, float]:

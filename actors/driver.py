@@ -20,7 +20,7 @@ from actors.autoscaler import Autoscaler
 from actors.cluster import check_cluster
 from actors.controls import start_actors
 from actors.copier import Copier
-from actors.ending import end_at_once, is_inside_ray, said, shutdown
+from actors.ending import end_at_once, is_inside_library, said, shutdown
 from actors.fit import TrainerThread
 from actors.heartbeat import SPARE_S, Heartbeat
 from actors.observer import Observer
@@ -53,11 +53,11 @@ def run(config: Config, run_dir: str, copy: RunCopy | None = None) -> int:
     lock = startup.lock_run_dir(path)
     try:
         status, hangs = _run(config, path, copy)
-        if hangs or is_inside_ray():
+        if hangs or is_inside_library():
             end_at_once(status)
         return status
     except Exception as error:
-        if is_inside_ray():
+        if is_inside_library():
             end_at_once(said(error))
         raise
     finally:
@@ -83,7 +83,7 @@ def _run(config: Config, path: Path, copy: RunCopy | None) -> tuple[int, bool]:
         print_summary(summary)
         if lacks := copier.finish():
             print(f"rlloop: {lacks}", file=sys.stderr)
-        return outcome.exit_status or int(bool(lacks)), outcome.hangs or copier.hangs
+        return outcome.exit_status or int(bool(lacks)), outcome.hangs
     except KeyboardInterrupt:
         print("rlloop: stopped while the corpus was made; the same command goes on with it", file=sys.stderr)
         return INTERRUPTED[signal.SIGINT], False

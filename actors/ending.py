@@ -10,6 +10,7 @@ import traceback
 
 from actors import watchdog
 from actors.controls import forget_actors
+from actors.copier import IN_STORE
 from actors.deadline import hard_deadline
 from actors.fit import TrainerThread
 
@@ -17,9 +18,11 @@ log = logging.getLogger(__name__)
 SHUTDOWN_S = 120.0
 
 
-def is_inside_ray() -> bool:
-    """Whether a thread of ours may be: Ray cannot be taken down under it without the risk of a crash."""
-    return any(isinstance(thread, TrainerThread) or thread.name in watchdog.PARTS for thread in threading.enumerate())
+def is_inside_library() -> bool:
+    """Whether a thread of ours may be inside Ray, which cannot be taken down under it without the risk of a crash, or
+    inside the client of a store that does not answer, which keeps a process from its end."""
+    names = {*watchdog.PARTS, IN_STORE}
+    return any(isinstance(thread, TrainerThread) or thread.name in names for thread in threading.enumerate())
 
 
 def said(error: Exception) -> int:

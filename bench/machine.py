@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-CODE = (":/", ":(top,exclude)*.md", ":(top,exclude)*.jsonl")
+CODE = (":/", ":(top,exclude)*.md", ":(top,exclude)bench/*.jsonl")
 
 
 def describe() -> str:

@@ -28,7 +28,7 @@ from bench.stream import Run
 
 SAMPLER_S = 1.0
 SETTLE_S = 5.0
-COHORT = 64  # tickets a sampler in a cohort; slots grow with it, up to loop.tickets_per_slot
+COHORT = 64  # tickets a sampler in a cohort of a second each; slots grow with it, up to loop.tickets_per_slot
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,11 @@ def report(found: list[Steady], command: str) -> str:
     return (
         f"`{command}`, {describe()}. Samplers that sleep {nap_s:g} s a ticket, a quarter as many scorers that sleep "
         f"{nap_s / 4:g} s; steady state of {seconds:g} s each. The ideal is one ticket a sampler and {nap_s:g} s.\n\n"
-        "CPU is that of all processes, those that wait included.\n\n"
-        "| samplers | tickets a slot, mean (at most) | a sampler and cohort | tickets/s | of the ideal | versions "
+        "CPU is that of all processes, those that wait included; the load is the bench's own. Slots carry fewer "
+        "tickets towards the end of what may start, so their mean grows with the tickets that a sampler has in a cohort, "
+        "which is a generation.\n\n"
+        "| samplers | tickets a slot, mean (at most) | tickets a sampler in a cohort | tickets/s | of the ideal "
+        "| versions "
         "published | failed rows | CPU ms a ticket: all (sampler, scorer, pump, buffer, gate) | first ticket s "
         "| steady s |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows)
@@ -131,21 +134,23 @@ def main(given: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--per-slot", type=int, nargs="+", help="loop.tickets_per_slot; default: as advised")
-    parser.add_argument("--cohort", type=int, nargs="+", default=[COHORT], help="tickets a sampler in a cohort")
+    parser.add_argument("--cohort", type=int, nargs="+", help="tickets a sampler in a cohort; default: 64 s of work")
     parser.add_argument("--latency", type=float, default=SAMPLER_S, help="seconds of a ticket in a sampler")
     parser.add_argument("--seconds", type=float, default=120.0, help="of steady state")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(given)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="rlloop-throughput-"))
-    found = []
-    for samplers, cohort in itertools.product(arguments.samplers, arguments.cohort):
+    found, cohorts = [], arguments.cohort or [max(1, int(COHORT * SAMPLER_S / arguments.latency))]
+    for samplers, cohort in itertools.product(arguments.samplers, cohorts):
         for per_slot in arguments.per_slot or [tickets_per_slot(samplers)]:
             found.append(measure(samplers, arguments.latency, arguments.seconds, per_slot, cohort, folder))
             print(found[-1], f"{found[-1].share:.1%}", flush=True)
     if not arguments.folder:
         shutil.rmtree(folder)
     title = "Loop throughput"
+    if arguments.cohort:
+        title += ", cohorts of other sizes"
     if arguments.latency != SAMPLER_S:
         title += f", tickets of {arguments.latency:g} s"
     write_section(title, report(found, f"python -m bench.throughput {' '.join(given)}".strip()), arguments.out)

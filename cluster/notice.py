@@ -2,8 +2,9 @@
 
     python ~/rlloop/cluster/notice.py aws       # beside `ray start` on every worker of cluster/gpu.yaml, or gcp
 
-Ray does not ask for such notices itself. AWS gives two minutes, Google Cloud half a minute; a drained node gets no new
-work, what it has goes on, and a trainer's group that has a worker there writes a checkpoint (actors/turns.py).
+Ray does not ask for such notices itself. AWS gives two minutes, Google Cloud half a minute. On a drained node Ray
+starts nothing new; what runs there goes on until it is gone, and a trainer's group with a worker there writes a
+checkpoint (actors/turns.py).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from http.client import HTTPException
 
 import psutil
 
 EVERY_S, ANSWER_S, DRAIN_S = 5.0, 2.0, 60.0
 GCP_GRACE_S = 30.0
+FAULTS = (OSError, HTTPException, ValueError, TypeError, LookupError, subprocess.SubprocessError)
 BASES = {"aws": "http://169.254.169.254/latest", "gcp": "http://metadata.google.internal/computeMetadata/v1"}
 
 
@@ -88,9 +91,11 @@ def watch(cloud: str, base: str, every_s: float) -> None:
             left_s = grace(base)
             if left_s is not None:
                 node = node_id()
+                drain(node, left_s)
                 print(f"rlloop: this machine goes in {left_s:.0f} s, node {node} is drained", flush=True)
-                return drain(node, left_s)
-        except (OSError, ValueError, KeyError, LookupError, subprocess.SubprocessError) as error:
+                return
+            said = ""
+        except FAULTS as error:
             if str(error) != said:
                 said = str(error)
                 print(f"rlloop: notices of {cloud}: {said}; asked again every {every_s:g} s", flush=True)

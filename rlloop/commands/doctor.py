@@ -161,7 +161,7 @@ def look_at_cluster(config: Config, run_dir: Path) -> list[Finding]:
 
     start_ray()
     place = run_dir_finding(config, run_dir)
-    nodes, driver = cluster_facts(config, run_dir, is_usable=place.level == "ok")
+    nodes, driver = cluster_facts(config, run_dir if place.level == "ok" else None)
     return [*examine(config, nodes, driver, is_cluster=True), place, placement(config)]
 
 

@@ -128,7 +128,7 @@ def test_the_run_is_told_from_its_summary_and_its_journal(tmp_path, monkeypatch,
     [
         ("echo fine", 60, ""),
         ("echo it wants; echo 0.4 cards >&2; exit 3", 60, "**Failed** with status 3: `it wants 0.4 cards`"),
-        ("echo loading; exec sleep 60", 1, "Not done within 1 s; it said last: `loading`"),
+        ("echo loading; exec sleep 60", 5, "Not done within 5 s; it said last: `loading`"),
         ('test "$PYTHONPATH" = "$PWD" && test -f bench/gpu.py', 60, ""),
     ],
 )

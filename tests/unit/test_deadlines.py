@@ -1,4 +1,4 @@
-"""Nothing in actors/ waits for ever: calls that wait have a deadline, read from the source."""
+"""Calls in actors/ that wait for Ray, threads, processes or queues have a deadline, as far as the source shows it."""
 
 import ast
 from pathlib import Path

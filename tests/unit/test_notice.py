@@ -25,6 +25,7 @@ class Metadata(BaseHTTPRequestHandler):
 
     answers: dict[str, str]
     statuses: list[int]
+    asked: list[str]
 
     def do_PUT(self):
         self.answer("secret" if self.headers["X-aws-ec2-metadata-token-ttl-seconds"] else None)
@@ -34,6 +35,7 @@ class Metadata(BaseHTTPRequestHandler):
         self.answer(self.answers.get(self.path) if allowed else "", 200 if allowed else 401)
 
     def answer(self, text, status=200):
+        self.asked.append(self.path)
         own = 404 if text is None else status
         self.send_response(self.statuses.pop(0) if self.statuses else own)
         self.end_headers()
@@ -45,11 +47,11 @@ class Metadata(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service():
-    """Base address, what it answers by path, and statuses that its next answers have instead of their own."""
-    handler = type("Handler", (Metadata,), {"answers": {}, "statuses": []})
+    """Base address, and what it answers by path, statuses that its next answers have instead, and what was asked."""
+    handler = type("Handler", (Metadata,), {"answers": {}, "statuses": [], "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.answers, handler.statuses
+    yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()
     server.server_close()
 
@@ -60,7 +62,7 @@ def in_seconds(seconds):
 
 
 def test_aws_says_when_google_says_that(service):
-    base, answers, _ = service
+    base, answers = service[0], service[1].answers
     assert notice.aws_grace_s(base) is None and notice.gcp_grace_s(base) is None
     answers["/meta-data/spot/instance-action"], answers["/instance/preempted"] = in_seconds(120), "FALSE"
     assert notice.aws_grace_s(base) == pytest.approx(119, abs=2) and notice.gcp_grace_s(base) is None
@@ -70,8 +72,9 @@ def test_aws_says_when_google_says_that(service):
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
 def test_a_notice_drains_this_node_also_after_failures(cloud, service, tmp_path, monkeypatch, capsys):
-    """The service fails twice and `ray` once; nothing is drained before there is a notice."""
-    base, answers, statuses = service
+    """The service fails twice, says nonsense and `ray` fails once; nothing is drained before there is a notice."""
+    base, cloud_says = service
+    answers = cloud_says.answers
     notes = tmp_path / "notes"
     notes.touch()
     ray = tmp_path / "ray"
@@ -79,11 +82,14 @@ def test_a_notice_drains_this_node_also_after_failures(cloud, service, tmp_path,
     ray.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(notice, "node_id", lambda: NODE)
-    statuses += [500, 500]
+    cloud_says.statuses += [500, 500]
+    answers["/meta-data/spot/instance-action"] = "[1]"  # no mapping
     watcher = threading.Thread(target=notice.watch, args=(cloud, base, 0.05), daemon=True)
     watcher.start()
-    time.sleep(0.5)
-    assert watcher.is_alive() and not notes.read_text() and not statuses
+    deadline = time.monotonic() + 30
+    while len(cloud_says.asked) < 8 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert watcher.is_alive() and not notes.read_text() and not cloud_says.statuses
     answers["/meta-data/spot/instance-action"], answers["/instance/preempted"] = in_seconds(100), "TRUE"
     watcher.join(timeout=30)
     assert not watcher.is_alive()

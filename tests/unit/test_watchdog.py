@@ -96,8 +96,15 @@ def test_the_driver_shows_every_thread_from_within_and_goes_on(tmp_path):
 
 ENDING = """
 import sys, threading
+from types import SimpleNamespace
 from actors import ending
+from actors.copier import Copier
 from actors.fit import TrainerThread
+
+class Slow:
+    uri = "s3://b/x"
+    def update(self, *_):
+        threading.Event().wait(60)
 
 class Trainer(TrainerThread):
     def run(self):
@@ -105,17 +112,24 @@ class Trainer(TrainerThread):
 
 if sys.argv[1] == "inside":
     Trainer(None).start()
+if sys.argv[1] == "store":
+    loop = SimpleNamespace(copy_every_s=60, wait_timeout_s=1)
+    config = SimpleNamespace(loop=loop, digest=str)
+    print(Copier(SimpleNamespace(path="", epoch=1, config=config), Slow()).finish()[:32], end=" ")
 try:
     print("said", end="")
-    if ending.is_inside_ray():
+    if ending.is_inside_library():
         ending.end_at_once(7)
 finally:
     print(" more", end="")
 """
 
 
-@pytest.mark.parametrize("where, status, said", [("inside", 7, "said"), ("outside", 0, "said more")])
-def test_a_process_with_a_thread_inside_ray_ends_at_once_with_its_status(where, status, said):
+@pytest.mark.parametrize(
+    "where, status, said",
+    [("inside", 7, "said"), ("store", 7, "the copy lacks the end of the ru said"), ("outside", 0, "said more")],
+)
+def test_a_process_with_a_thread_inside_ray_or_a_store_ends_at_once_with_its_status(where, status, said):
     done = subprocess.run(
         [sys.executable, "-c", ENDING, where], cwd=REPOSITORY, capture_output=True, text=True, timeout=50
     )
@@ -126,6 +140,11 @@ RAISING = """
 import sys, threading
 from actors import driver
 from actors.fit import TrainerThread
+
+class Slow:
+    uri = "s3://b/x"
+    def update(self, *_):
+        threading.Event().wait(60)
 
 class Trainer(TrainerThread):
     def run(self):
