@@ -86,12 +86,18 @@ def curves_of(plan) -> dict[str, list[tuple[int, float]]]:
 
 def test_a_doubled_and_a_missing_point_are_found():
     points = curves_of(PLAN)
-    assert curve_breaches(points, PLAN) == []
+    assert curve_breaches(points, PLAN, {0, 1}) == []
     doubled = {**points, "train/loss": [*points["train/loss"], (3, 1.0)]}
-    assert curve_breaches(doubled, PLAN) == ["curve train/loss: 1 steps twice, the first is 3"]
+    assert curve_breaches(doubled, PLAN, {0, 1}) == ["curve train/loss: 1 steps twice, the first is 3"]
     missing = {**points, "train/grad_norm": points["train/grad_norm"][:3]}
-    assert curve_breaches(missing, PLAN) == ["curve train/grad_norm: 3 points missing, steps 4 to 6"]
-    assert len(curve_breaches({}, PLAN)) == 5
+    assert curve_breaches(missing, PLAN, {0, 1}) == ["curve train/grad_norm: 3 points missing, steps 4 to 6"]
+    assert len(curve_breaches({}, PLAN, {0, 1})) == 5
+
+
+def test_a_version_that_sampled_nothing_has_no_mean_and_one_that_did_has():
+    points = {**curves_of(PLAN), "reward/policy_mean": [(0, 1.0)]}
+    assert curve_breaches(points, PLAN, {0}) == []
+    assert curve_breaches(points, PLAN, {0, 1}) == ["curve reward/policy_mean: 1 points missing, steps 1 to 1"]
 
 
 def test_results_are_compared_part_by_part():
