@@ -28,7 +28,7 @@ from bench.stream import Run
 
 SAMPLER_S = 1.0
 SETTLE_S = 5.0
-COHORT = 64  # tickets a sampler in a cohort of a second each; slots grow with it, up to loop.tickets_per_slot
+COHORT_S = 64.0  # of work that a cohort gives each sampler; slots grow with it, up to loop.tickets_per_slot
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def main(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(given)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="rlloop-throughput-"))
-    found, cohorts = [], arguments.cohort or [max(1, int(COHORT * SAMPLER_S / arguments.latency))]
+    found, cohorts = [], arguments.cohort or [max(1, int(COHORT_S / arguments.latency))]
     for samplers, cohort in itertools.product(arguments.samplers, cohorts):
         for per_slot in arguments.per_slot or [tickets_per_slot(samplers)]:
             found.append(measure(samplers, arguments.latency, arguments.seconds, per_slot, cohort, folder))
