@@ -2,16 +2,18 @@
 
 import gzip
 import threading
+from dataclasses import replace
 
 import pytest
 
 from rlloop.weights.download import CHUNK, Network, Remote, download, without_secrets
-from tests.unit.web import in_turn, ranged, serving
+from tests.unit.web import AMPLE_S, in_turn, ranged, serving
 
 HALF = 5 * CHUNK
 CONTENT = bytes(range(256)) * (2 * HALF // 256)
-ONCE = Network(connect_s=1.0, read_s=0.3, tries=1, backoff_s=0.0)
-PATIENT = Network(connect_s=1.0, read_s=0.3, tries=3, backoff_s=0.0)
+ONCE = Network(connect_s=AMPLE_S, read_s=AMPLE_S, tries=1, backoff_s=0.0)
+PATIENT = replace(ONCE, tries=3)
+HASTY = replace(ONCE, read_s=2.0)
 
 
 @pytest.fixture
@@ -147,11 +149,11 @@ def test_a_stalled_server_meets_the_deadline(web, tmp_path):
 
     def stall(request):
         request.reply(200, CONTENT[:HALF], Content_Length=str(len(CONTENT)), ETag='"one"')
-        forever.wait(5.0)
+        forever.wait(AMPLE_S)
 
     web.answers["/f"] = stall
-    with pytest.raises(ValueError, match=f"sent nothing for 0.3 s .*{HALF} bytes are kept"):
-        fetch(web, tmp_path / "part")
+    with pytest.raises(ValueError, match=f"sent nothing for 2 s .*{HALF} bytes are kept"):
+        fetch(web, tmp_path / "part", HASTY)
     forever.set()
 
 

@@ -14,11 +14,11 @@ from rlloop.weights.fetching import expected_checksums, fetch, require_space
 from rlloop.weights.hub import gated, stated
 from rlloop.weights.records import digests, only_one, partial, read_records, state
 from rlloop.weights.verifying import verify
-from tests.unit.web import in_turn, ranged, serving
+from tests.unit.web import AMPLE_S, in_turn, ranged, serving
 
 CONTENT = b"weights, say" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-ONCE = Network(connect_s=1.0, read_s=0.5, tries=1, backoff_s=0.0)
+ONCE = Network(connect_s=AMPLE_S, read_s=AMPLE_S, tries=1, backoff_s=0.0)
 
 
 @pytest.fixture

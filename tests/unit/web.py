@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Answer = Callable[["Handler"], None]
+AMPLE_S = 60.0  # the deadline of what is to come: a server thread on busy cores has needed over half a second
 
 
 class Handler(BaseHTTPRequestHandler):
