@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actors.deadline import hard_deadline
 from actors.session import Session
-from rlloop.loop.joining import ADDRESS_FILE, AUTH_MODE
+from rlloop.loop.joining import ADDRESS_FILE, AUTH_MODE, cannot_join
 
 CALL_TIMEOUT_S = 60.0
 JOIN_S = 120.0
@@ -35,7 +35,7 @@ def attached(run: str, address: str, join_s: float = JOIN_S) -> Iterator[Session
         address: of its cluster, as rlloop.loop.joining.find_address found it before Ray was imported.
         join_s: deadline of joining it; beyond it the process ends with one line, as Ray's own wait may have no end.
     Raises:
-        ValueError: no such run goes on.
+        ValueError: no such run goes on, or its cluster wants a token that is not here; one line.
     """
     import ray
 
@@ -43,6 +43,8 @@ def attached(run: str, address: str, join_s: float = JOIN_S) -> Iterator[Session
     try:
         with hard_deadline(join_s, f"the command waits for the cluster at {address}"):
             ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=True)
+    except ray.exceptions.AuthenticationError as error:
+        raise ValueError(cannot_join(address, str(error), os.environ)) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"cannot join the cluster at {address}: {why_not(str(error))}") from None
     try:

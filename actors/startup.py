@@ -20,7 +20,7 @@ from actors.session import CONFIG_FILE, CORPUS_FILE, PROMPTS_FILE, Session, name
 from rlloop.config import Config
 from rlloop.loop import checkpoints
 from rlloop.loop.files import as_kind, read_as, read_json
-from rlloop.loop.joining import AUTH_MODE, has_token, joins_cluster, token_path
+from rlloop.loop.joining import cannot_join, joins_cluster, token_path
 
 log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
@@ -332,12 +332,7 @@ def _join(address: str, common: dict[str, Any]) -> None:
         with hard_deadline(JOIN_S, f"the driver waits for the cluster at {address}"):
             ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        mode, has = os.environ.get(AUTH_MODE, "not set"), "a" if has_token(os.environ) else "no"
-        said = " ".join(str(error).split()).partition(". ")[0][:200]
-        raise ValueError(
-            f"cannot join the cluster at {address}: {said}; is it up? {AUTH_MODE} is {mode}, {has} token is here: "
-            "set RAY_AUTH_TOKEN_PATH to the cluster's, and RAY_AUTH_MODE=token"
-        ) from None
+        raise ValueError(cannot_join(address, str(error), os.environ)) from None
 
 
 def record_environment(run_dir: Path, epoch: int) -> None:

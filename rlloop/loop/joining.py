@@ -38,6 +38,15 @@ def has_token(environment: Mapping[str, str]) -> bool:
     return token_path(environment).is_file()
 
 
+def cannot_join(address: str, said: str, environment: Mapping[str, str]) -> str:
+    """One line for a cluster that was not reached or turned us away, with what Ray `said` and what to set."""
+    mode, has = environment.get(AUTH_MODE, "not set"), "a" if has_token(environment) else "no"
+    return (
+        f"cannot join the cluster at {address}: {' '.join(said.split()).partition('. ')[0][:200]}; is it up? "
+        f"{AUTH_MODE} is {mode}, {has} token is here: set RAY_AUTH_TOKEN_PATH to the cluster's, and RAY_AUTH_MODE=token"
+    )
+
+
 def token_path(environment: Mapping[str, str]) -> Path:
     """The file that Ray looks for, and makes where it starts a cluster without one."""
     given = environment.get("RAY_AUTH_TOKEN_PATH")

@@ -225,8 +225,11 @@ def check_compiler(config: Config, facts: Facts, is_cluster: bool) -> Iterator[F
 
 
 def check_authentication(config: Config, facts: Facts, is_cluster: bool) -> Iterator[Finding]:
-    """Ray runs whatever reaches its ports: a cluster wants a token, and both sides the same mode."""
-    if facts.auth_mode == "token" and not facts.has_token:
+    """Ray runs whatever reaches its ports: a cluster wants a token, and both sides the same mode.
+
+    Where Ray starts on this machine alone, it makes its token itself.
+    """
+    if is_cluster and facts.auth_mode == "token" and not facts.has_token:
         todo = "ray get-auth-token --generate, and the same ~/.ray/auth_token on every node"
         yield Finding("fail", "authentication", facts.node, "RAY_AUTH_MODE=token without a token", "a token", todo)
     elif is_cluster and facts.auth_mode != "token":

@@ -160,6 +160,8 @@ def test_a_node_without_a_card_is_no_fault_where_no_role_wants_one():
     bare = replace(WELL, gpus=(), driver="", has_cuda=False, auth_mode="", has_token=False)
     assert wrong(bare, config=load("mini"), is_cluster=False)[0] == []
     assert wrong(bare, config=load("mini", ["generator.compile=true"]), is_cluster=False)[0] == []
+    makes_its_token = replace(bare, auth_mode="token")
+    assert wrong(makes_its_token, config=load("mini"), is_cluster=False)[0] == []
     no_compiler = replace(bare, compiler="")
     assert wrong(no_compiler, config=load("mini", ["generator.compile=true"]), is_cluster=False)[0] == [
         ("fail", "compiler", "a")

@@ -47,6 +47,7 @@ def test_the_status_is_that_of_the_command(status, code, expected):
 
 def test_no_dashboard_is_one_line(monkeypatch):
     monkeypatch.setenv(command.API_ADDRESS, "http://127.0.0.1:7")  # what is given goes before it
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a token")  # without one nothing is asked where tokens are on
     done = CliRunner().invoke(app, ["scale", RUN, "--address", "http://127.0.0.1:9"])
     assert done.exit_code == 2 and len(done.output.strip().splitlines()) == 1
     assert "http://127.0.0.1:9 takes no jobs" in done.output

@@ -1,5 +1,6 @@
 """What a run that hangs leaves behind: stacks of processes, who waits for whom, and deadlines that end a process."""
 
+import os
 import re
 import subprocess
 import sys
@@ -286,8 +287,19 @@ with socket.create_server(("127.0.0.1", 0)) as mute:
 """
 
 
+def joining(**environment: str) -> subprocess.CompletedProcess:
+    command, ours = [sys.executable, "-c", JOINING], {**os.environ, **environment}
+    return subprocess.run(command, cwd=REPOSITORY, env=ours, capture_output=True, text=True, timeout=120)
+
+
+def test_a_cluster_that_wants_a_token_is_not_joined_without_one(tmp_path):
+    done = joining(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="", HOME=str(tmp_path))
+    refusal = r"ValueError: cannot join the cluster at 127.0.0.1:\d+: .*; is it up\? RAY_AUTH_MODE is token, no token "
+    assert done.returncode == 1 and re.match(refusal, done.stderr.splitlines()[-1]), done.stderr
+
+
 def test_a_cluster_that_accepts_and_never_answers_is_joined_with_a_deadline():
-    done = subprocess.run([sys.executable, "-c", JOINING], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = joining(RAY_AUTH_TOKEN="a token")
     assert done.returncode == 1
     assert re.search(r"^rlloop: the command waits for the cluster at 127.0.0.1:\d+ since 2 s$", done.stderr, re.M)
 
