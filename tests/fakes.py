@@ -86,6 +86,14 @@ class Loudness:
         return [FakeScore(float(np.mean(clip.audio))) for clip in clips]
 
 
+class SlowLoudness(Loudness):
+    """For what is to be met while it works; another name would be another score."""
+
+    def score(self, clips) -> list[FakeScore]:
+        time.sleep(0.5 * len(clips))
+        return super().score(clips)
+
+
 class Softness:
     """A second score, for evaluation only."""
 

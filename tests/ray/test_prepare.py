@@ -58,7 +58,7 @@ def test_a_killed_job_goes_on_and_bad_recordings_are_listed(tmp_path):
     audio, out = tmp_path / "audio", tmp_path / "corpus"
     audio.mkdir()
     make_recordings(audio)
-    first = prepare(audio, out, "tests.fakes:Loudness")
+    first = prepare(audio, out, "tests.fakes:SlowLoudness")
     deadline = time.monotonic() + 200
     while not (part_folder(out, "a") / "corpus.json").is_file():
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
@@ -68,7 +68,7 @@ def test_a_killed_job_goes_on_and_bad_recordings_are_listed(tmp_path):
     assert not (out / "corpus.json").exists()
     mark(out, "a")
 
-    again = prepare(audio, out, "tests.fakes:Loudness")
+    again = prepare(audio, out, "tests.fakes:SlowLoudness")
     said, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     assert "6 rows of 4 of 7 recordings" in said and "of them before" in said and "3 listed in" in said, said

@@ -55,6 +55,8 @@ def test_control_c_ends_what_runs_with_one_sigterm_and_starts_no_more(tmp_path):
     output = tmp_path / "out.txt"
     process = start([sys.executable, "-c", ENDINGS, str(tmp_path), str(runs.REPOSITORY)], output)
     until(lambda: "running 2" in output.read_text(), process, output)
+    log = tmp_path / "2.log"
+    until(lambda: log.is_file() and "joins" in log.read_text(), process, output)  # its handlers are there
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     assert process.wait(runs.DEADLINE_S) == 0, output.read_text()
     said = output.read_text().splitlines()

@@ -21,7 +21,7 @@ def test_a_run_that_hangs_ends_with_the_stack_of_who_hangs(tmp_path, where):
     run_dir = tmp_path / "run"
     overrides = (
         SYNCHRONOUS, "sampler.num_actors=1", "evaluation.in_between=false", "loop.wait_timeout_s=60",
-        "loop.stall_timeout_s=25", "generator.target=tests.fakes:hanging_generator",
+        "loop.stall_timeout_s=45", "generator.target=tests.fakes:hanging_generator",
         f"generator.options={{where: {where}}}",
     )  # fmt: skip
     summary = runs.finish(runs.start(run_dir, *overrides), run_dir, status=1)

@@ -63,14 +63,22 @@ def run_main(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
 
+def cpu_seconds(*arguments: str) -> float:
+    """The best of three: other processes share the cores, and byte code is compiled once."""
+    best = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=True, timeout=120)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return best
+
+
 def test_help_is_quick():
-    run_main("--help")  # byte code is compiled once
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run_main("--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and "Examples" in done.stdout
-    # Of its processor, not of the clock: other processes share the cores.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+    least = cpu_seconds("-c", "import typer, pydantic, yaml, rich.console")  # 0.3 s, where the help takes 0.55 s
+    assert cpu_seconds("-m", "rlloop.main", "--help") < 3 * least
 
 
 @pytest.mark.parametrize("module", ["rlloop.main", "rlloop.commands.main"])

@@ -104,6 +104,7 @@ def test_a_last_copy_that_takes_too_long_is_said_and_not_waited_for(tmp_path, ur
     if copy_every_s == SOON_S:
         assert copy.asked.wait(LONG_S)
     said = copier.finish()
+    assert copy.asked.wait(LONG_S)
     assert ending.is_inside_library()  # as would be the end of the process: the driver cuts it off
     copy.answers.set()
     copier._thread.join(LONG_S)

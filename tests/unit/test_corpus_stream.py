@@ -147,7 +147,7 @@ def test_the_reader_is_a_window_ahead_of_a_slow_trainer():
     corpus = FakeCorpus([64] * 10)
     with CorpusStream(corpus, 0, 0, 64) as stream:
         stream.rows(range(4))
-        until(lambda: len(corpus.read) == 16)  # two windows of eight groups
+        until(lambda: stream.held_rows == 128)  # two windows of eight groups
         corpus.gate.clear()
         waited_s = stream.waited_s
         stream.rows(range(4, 128))  # all of it is there: a reader that has to read would wait for the gate

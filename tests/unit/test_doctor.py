@@ -228,9 +228,11 @@ def test_facts_are_read_from_what_is_there(tmp_path, monkeypatch):
     assert weight_states(["vae_44k"]) == {"vae_44k": "absent"}
 
 
-def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, monkeypatch):
+def test_the_command_says_one_line_each_and_ends_with_its_status(tmp_path, tmp_path_factory, monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RLLOOP_RUNS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("RLLOOP_WEIGHTS", str(tmp_path / "weights"))
     fine = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path / 'a' / 'b'}"])
     assert fine.exit_code == 0 and "0 to mend" in fine.output and not (tmp_path / "a").exists()
