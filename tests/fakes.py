@@ -87,7 +87,9 @@ class Loudness:
 
 
 class SlowLoudness(Loudness):
-    """For what is to be met while it works; another name would be another score."""
+    """For what is to be met while it works."""
+
+    name = "SlowLoudness"
 
     def score(self, clips) -> list[FakeScore]:
         time.sleep(0.5 * len(clips))

@@ -49,7 +49,7 @@ def mark(out: Path, key: str) -> None:
     """Gives the rows of a part the score 7, which no recording has."""
     place = part_folder(out, key)
     part = open_corpus(place)
-    rows = [replace(row, scores={"Loudness": 7.0}) for row in part]
+    rows = [replace(row, scores={"SlowLoudness": 7.0}) for row in part]
     shutil.rmtree(place)
     write_part(out, key, rows, part.spec)
 
@@ -74,9 +74,9 @@ def test_a_killed_job_goes_on_and_bad_recordings_are_listed(tmp_path):
     assert "6 rows of 4 of 7 recordings" in said and "of them before" in said and "3 listed in" in said, said
     corpus = open_corpus(out)
     assert [row.id for row in corpus] == ["a_0", "b_0", "b_1", "c_0", "d_0", "d_1"]
-    assert corpus.latent_shape == (156, 32) and corpus.score_names == ("Loudness",)
+    assert corpus.latent_shape == (156, 32) and corpus.score_names == ("SlowLoudness",)
     for row in corpus:
         assert row.std is not None and row.prompt == "drums"
-        assert row.scores["Loudness"] == pytest.approx(7.0 if row.id == "a_0" else 0.0, abs=0.01)  # a is not done again
+        assert row.scores["SlowLoudness"] == pytest.approx(7.0 if row.id == "a_0" else 0.0, abs=0.01)  # a is not done again
     listed = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert {line["id"]: line["reason"].split()[0] for line in listed} == {"broken": "not", "short": "too", "gone": "no"}
