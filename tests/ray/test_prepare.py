@@ -77,6 +77,7 @@ def test_a_killed_job_goes_on_and_bad_recordings_are_listed(tmp_path):
     assert corpus.latent_shape == (156, 32) and corpus.score_names == ("SlowLoudness",)
     for row in corpus:
         assert row.std is not None and row.prompt == "drums"
-        assert row.scores["SlowLoudness"] == pytest.approx(7.0 if row.id == "a_0" else 0.0, abs=0.01)  # a is not done again
+        # a is not done again
+        assert row.scores["SlowLoudness"] == pytest.approx(7.0 if row.id == "a_0" else 0.0, abs=0.01)
     listed = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert {line["id"]: line["reason"].split()[0] for line in listed} == {"broken": "not", "short": "too", "gone": "no"}
