@@ -26,7 +26,7 @@ SHORT = [
 ]
 
 
-def main(*overrides: str, timeout: float = 300) -> subprocess.CompletedProcess:
+def main(*overrides: str, timeout: float = 60) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "rlloop.main", *overrides]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -37,7 +37,7 @@ def test_the_default_command_scores_trains_publishes_and_leaves_music(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_bytes("\ufeffA calm piano piece\n\n\nA fast drum solo\n".encode())
     run_dir = tmp_path / "run"
-    done = main(*SHORT, f"prompts={prompts}", f"run_dir={run_dir}", timeout=1200)
+    done = main(*SHORT, f"prompts={prompts}", f"run_dir={run_dir}", timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["policy_versions"] == 1

@@ -33,7 +33,7 @@ SHORT = [
 def test_the_chain_ends_with_what_every_stage_contributed(tmp_path):
     corpus, run_dir = tmp_path / "corpus", tmp_path / "run"
     make_here(corpus, load("paper_mini", ["generator.text_encoder=words", "sampling.num_steps=2"]), 8, 0)
-    done = main("--config", "paper_mini", *SHORT, f"corpus={corpus}", f"run_dir={run_dir}", timeout=1200)
+    done = main("--config", "paper_mini", *SHORT, f"corpus={corpus}", f"run_dir={run_dir}", timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     table = json.loads((run_dir / "summary.json").read_text())["decomposition"]
     assert [row["stage"] for row in table] == ["baseline", "sft", "expert_iteration", "cross_load", "crpo"]

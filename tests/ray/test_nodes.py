@@ -30,7 +30,6 @@ PLACED = (
     "evaluation.node=reward",
 )
 ROLES = {"SamplerStage": "sampler", "ScorerStage": "scorer", "RayTrainWorker": "trainer", "Evaluator": "evaluator"}
-MACHINE = {"authentication", "compiler", "disk of tmp", "memory", "/dev/shm"}  # what may be small where tests run
 NODES = {"sampler_a": "sampler", "sampler_b": "sampler", "work": "reward"}
 
 
@@ -124,7 +123,7 @@ def test_the_doctor_looks_at_every_node_also_without_a_run_directory(cluster, tm
     (nodes,) = (finding["found"] for finding in found if finding["check"] == "nodes")
     assert nodes == "4, of the types head, reward, sampler, trainer"
     assert "each of 4 nodes reaches the others" in {finding["found"] for finding in found}
-    assert {finding["check"] for finding in found if finding["level"] != "ok"} <= MACHINE
+    assert {finding["check"] for finding in found if finding["level"] != "ok"} <= {"authentication", "disk of tmp"}
     assert not (tmp_path / "run").exists()
 
 
@@ -143,8 +142,7 @@ hangs()
 """
 
 
-def test_the_watchdog_gets_the_stacks_of_other_nodes(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("actors.watchdog.DEADLINE_S", 240.0)  # three processes start on busy cores
+def test_the_watchdog_gets_the_stacks_of_other_nodes(cluster, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HANGING, str(tmp_path)], cwd=runs.REPOSITORY, stdout=subprocess.PIPE, text=True
     )

@@ -18,7 +18,7 @@ LONG = (
 
 def scale(run_dir, *options):
     command = [sys.executable, "-m", "rlloop.commands.main", "scale", str(run_dir), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=runs.REPOSITORY, timeout=runs.DEADLINE_S)
+    return subprocess.run(command, capture_output=True, text=True, cwd=runs.REPOSITORY, timeout=120)
 
 
 def test_samplers_are_scaled_from_one_to_three(tmp_path):

@@ -133,7 +133,7 @@ finally:
 )
 def test_a_process_with_a_thread_inside_ray_or_a_store_ends_at_once_with_its_status(where, status, said):
     done = subprocess.run(
-        [sys.executable, "-c", ENDING, where], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", ENDING, where], cwd=REPOSITORY, capture_output=True, text=True, timeout=50
     )
     assert (done.returncode, done.stdout) == (status, said), done.stderr
 
@@ -163,7 +163,7 @@ driver.run(None, sys.argv[1])
 
 def test_ray_is_not_taken_down_under_a_thread_inside_it_when_the_driver_raises_either(tmp_path):
     command = [sys.executable, "-c", RAISING, str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
     assert "rlloop: points.json: is no JSON" in done.stderr.splitlines()
 
@@ -216,7 +216,7 @@ def test_what_hangs_is_left_behind():
     began = time.monotonic()
     parts = {"quick": lambda: done.append(1), "hangs": threading.Event().wait, "fails": lambda: 1 / 0}
     assert within(1.0, parts) == ["hangs"] and done == [1]
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 5
 
 
 class HangingPath(type(Path())):
@@ -274,7 +274,7 @@ def test_a_hard_deadline_ends_the_process_with_one_line():
     code = "from actors.deadline import hard_deadline\nimport time\n"
     code += "with hard_deadline(60, 'never'): pass\n"
     code += "with hard_deadline(0.2, 'driver waits for x'): time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=50)
     assert done.returncode == 1 and done.stderr == "rlloop: driver waits for x since 0 s\n"
 
 
